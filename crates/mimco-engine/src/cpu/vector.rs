@@ -1,0 +1,198 @@
+//! Vector maths in plain loops, compiled for what the CPU can do by `pulp` (AVX-512, AVX2, baseline) and chosen at run time.
+
+use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+
+/// Runs `work` compiled for the widest vectors that the machine has. The closure and all that it calls must be
+/// `#[inline(always)]`, else it stays at the baseline.
+#[inline(always)]
+pub fn wide<R>(work: impl FnOnce() -> R) -> R {
+    struct Op<F>(F);
+    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Op<F> {
+        type Output = R;
+        #[inline(always)]
+        fn call(self) -> R {
+            (self.0)()
+        }
+    }
+    pulp::Arch::new().dispatch(Op(work))
+}
+
+/// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
+const LANES: usize = 16;
+
+/// Σ f(i) over `0..len` in 16 partial sums that are folded in a fixed order.
+#[inline(always)]
+pub fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let whole = len - len % LANES;
+    let mut i = 0;
+    while i < whole {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += f(i + lane);
+        }
+        i += LANES;
+    }
+    for (lane, i) in (whole..len).enumerate() {
+        lanes[lane] += f(i);
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+#[inline(always)]
+fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = f(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// Largest element; -∞ for an empty slice.
+#[inline(always)]
+pub fn max(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    for (lane, &v) in lanes.iter_mut().zip(chunks.remainder()) {
+        *lane = lane.max(v);
+    }
+    for chunk in chunks {
+        for (lane, &v) in lanes.iter_mut().zip(chunk) {
+            *lane = if v > *lane { v } else { *lane };
+        }
+    }
+    fold(lanes, f32::max)
+}
+
+/// Σ a·b.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let n = a.len().min(b.len());
+    let (a, b) = (&a[..n], &b[..n]);
+    let mut lanes = [0.0f32; LANES];
+    let (ca, cb) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for ((lane, &x), &y) in lanes.iter_mut().zip(ca.remainder()).zip(cb.remainder()) {
+        *lane = x * y;
+    }
+    for (x, y) in ca.zip(cb) {
+        for i in 0..LANES {
+            lanes[i] = x[i].mul_add(y[i], lanes[i]);
+        }
+    }
+    fold(lanes, |a, b| a + b)
+}
+
+/// a += b.
+pub fn add(a: &mut [f32], b: &[f32]) {
+    wide(
+        #[inline(always)]
+        || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
+    );
+}
+
+/// a += s · b.
+pub fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
+    wide(
+        #[inline(always)]
+        || a.iter_mut().zip(b).for_each(|(a, b)| *a = b.mul_add(s, *a)),
+    );
+}
+
+/// eˣ with a relative error below 2e-7 between -87 and 88, clamped outside: x = n ln 2 + r, eʳ by its series to r⁷.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low bits
+    const LN_2_HIGH: f32 = 0.693_359_4; // 355/512, exact in few bits, so that n * LN_2_HIGH is exact
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    let x = if x > 88.0 { 88.0 } else { x };
+    let x = if x < -87.0 { -87.0 } else { x };
+    let shifted = x.mul_add(LOG2_E, MAGIC);
+    let n = shifted - MAGIC;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let mut p = 1.0 / 5040.0f32;
+    p = p.mul_add(r, 1.0 / 720.0);
+    p = p.mul_add(r, 1.0 / 120.0);
+    p = p.mul_add(r, 1.0 / 24.0);
+    p = p.mul_add(r, 1.0 / 6.0);
+    p = p.mul_add(r, 0.5);
+    p = p.mul_add(r, 1.0);
+    p = p.mul_add(r, 1.0);
+    let power = shifted.to_bits().wrapping_sub(MAGIC.to_bits()).wrapping_add(127) << 23;
+    p * f32::from_bits(power)
+}
+
+/// Φ(x), the normal distribution function, and e^(-x²/2), from which GELU and its derivative follow.
+///
+/// erfc by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
+#[inline(always)]
+pub fn normal_cdf(x: f32) -> (f32, f32) {
+    let a = x.abs() * FRAC_1_SQRT_2;
+    let t = 1.0 / a.mul_add(0.327_591_1, 1.0);
+    let mut p = 1.061_405_4f32;
+    p = p.mul_add(t, -1.453_152);
+    p = p.mul_add(t, 1.421_413_7);
+    p = p.mul_add(t, -0.284_496_74);
+    p = p.mul_add(t, 0.254_829_6);
+    let e = exp(-a * a);
+    let tail = 0.5 * p * t * e; // Φ(-|x|)
+    (if x < 0.0 { tail } else { 1.0 - tail }, e)
+}
+
+/// GELU, the exact one: x Φ(x).
+#[inline(always)]
+pub fn gelu(x: f32) -> f32 {
+    x * normal_cdf(x).0
+}
+
+/// GELU's derivative: Φ(x) + x φ(x).
+#[inline(always)]
+pub fn gelu_derivative(x: f32) -> f32 {
+    const INV_SQRT_2_PI: f32 = 0.398_942_3;
+    let (cdf, e) = normal_cdf(x);
+    (x * e).mul_add(INV_SQRT_2_PI, cdf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_ulps_of_f64() {
+        let worst = (-870..880)
+            .flat_map(|i| (0..10).map(move |j| i as f32 * 0.1 + j as f32 * 0.0123))
+            .filter(|x| x.abs() <= 87.0)
+            .map(|x| ((exp(x) as f64 - (x as f64).exp()) / (x as f64).exp()).abs())
+            .fold(0.0, f64::max);
+        assert!(worst < 2e-7, "{worst:e}");
+        assert!((std::f32::consts::LN_2 - (0.693_359_4 - 2.121_944_4e-4)).abs() < 1e-7);
+    }
+
+    #[test]
+    fn gelu_is_the_exact_one() {
+        // x Φ(x) and Φ(x) + x φ(x), by mpmath at 30 digits.
+        for (x, y, d) in [
+            (-3.0, -0.004_049_694, -0.011_945_647),
+            (-1.0, -0.158_655_25, -0.083_315_47),
+            (-0.1, -0.046_017_217, 0.420_476_5),
+            (0.0, 0.0, 0.5),
+            (0.5, 0.345_731_23, 0.867_495_1),
+            (2.0, 1.954_499_7, 1.085_231_9),
+            (6.0, 6.0, 1.000_000_03),
+        ] {
+            assert!((gelu(x) - y).abs() < 4e-7, "gelu({x}) = {}", gelu(x));
+            assert!((gelu_derivative(x) - d).abs() < 4e-7, "gelu'({x}) = {}", gelu_derivative(x));
+        }
+    }
+
+    #[test]
+    fn sums_take_every_element_of_odd_lengths() {
+        for n in [0, 1, 15, 16, 17, 33] {
+            let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            assert_eq!(sum_by(n, |i| x[i]), (n * n.saturating_sub(1) / 2) as f32);
+            assert_eq!(dot(&x, &x), x.iter().map(|v| v * v).sum::<f32>());
+            assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}

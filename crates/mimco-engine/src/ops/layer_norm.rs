@@ -1,0 +1,115 @@
+//! Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over each row; var is the biased one.
+
+use crate::cpu::threads::{Parts, parallel};
+use crate::cpu::vector::{sum_by, wide};
+use crate::{ParameterId, Tape, Tensor, Var};
+
+/// Rows a block: few enough to stay in cache, the unit of the fixed-order sums of the weight's gradient.
+const ROWS: usize = 64;
+
+impl Tape<'_> {
+    /// x [rows, width], weight and bias [width] -> [rows, width].
+    pub fn layer_norm(&mut self, x: &Var, weight: ParameterId, bias: ParameterId, eps: f32) -> Var {
+        let (rows, width) = (x.value.rows(), x.value.width());
+        let (w, b) = (self.parameters().get(weight), self.parameters().get(bias));
+        assert!(w.len() == width && b.len() == width, "{}: width", self.parameters().entry(weight).name);
+        let mut y = Tensor::stale(x.value.dims());
+        let mut statistics = Tensor::stale([rows, 2]); // mean and 1/deviation of each row
+        normalise_rows(&x.value, eps, &mut y, &mut statistics, |y, i| y.mul_add(w[i], b[i]));
+        if !self.wants_gradient(&[x], &[weight, bias]) {
+            return Var::constant(y);
+        }
+        let x = x.clone();
+        self.record(y, move |dy, pass| {
+            let w = pass.parameter(weight);
+            let blocks = rows.div_ceil(ROWS);
+            let mut dx = Tensor::stale(x.value.dims());
+            let mut partial = Tensor::zeros([blocks, 2, width]); // gradients of weight and bias, a block of rows each
+            {
+                let dx = Parts::new(dx.data_mut());
+                let partial = Parts::new(partial.data_mut());
+                parallel(blocks, |block| {
+                    // SAFETY: a block owns its partial sums and its rows.
+                    let (dw, db) = unsafe { partial.part(block * 2 * width, 2 * width) }.split_at_mut(width);
+                    for row in block * ROWS..((block + 1) * ROWS).min(rows) {
+                        let x = &x.value.data()[row * width..][..width];
+                        let dy = &dy.data()[row * width..][..width];
+                        // SAFETY: as above.
+                        let dx = unsafe { dx.part(row * width, width) };
+                        let (mean, scale) = (statistics.data()[2 * row], statistics.data()[2 * row + 1]);
+                        wide(
+                            #[inline(always)]
+                            || backward_row(x, dy, w, mean, scale, dx, dw, db),
+                        );
+                    }
+                });
+            }
+            for (id, which) in [(weight, 0), (bias, 1)] {
+                if let Some(gradient) = pass.gradient(id) {
+                    for block in partial.data().chunks_exact(2 * width) {
+                        let sums = &block[which * width..][..width];
+                        gradient.iter_mut().zip(sums).for_each(|(g, s)| *g += s);
+                    }
+                }
+            }
+            pass.add(x.node(), dx);
+        })
+    }
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a row of each of the operator's arrays")]
+fn backward_row(x: &[f32], dy: &[f32], w: &[f32], mean: f32, scale: f32, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
+    let width = dx.len();
+    let (x, dy, w) = (&x[..width], &dy[..width], &w[..width]);
+    let (dw, db) = (&mut dw[..width], &mut db[..width]);
+    let n = width as f32;
+    let mean_g = sum_by(width, |i| dy[i] * w[i]) / n;
+    let mean_gx = sum_by(width, |i| dy[i] * w[i] * (x[i] - mean)) * scale / n;
+    for i in 0..width {
+        let normal = (x[i] - mean) * scale;
+        dx[i] = scale * (dy[i] * w[i] - mean_g - normal * mean_gx);
+        dw[i] += dy[i] * normal;
+        db[i] += dy[i];
+    }
+}
+
+/// y = f((x - mean) / deviation, column) for each row; `statistics` [rows, 2] gets mean and 1/deviation.
+fn normalise_rows(
+    x: &Tensor,
+    eps: f32,
+    y: &mut Tensor,
+    statistics: &mut Tensor,
+    f: impl Fn(f32, usize) -> f32 + Sync + Copy,
+) {
+    let (rows, width) = (x.rows(), x.width());
+    let y = Parts::new(y.data_mut());
+    let statistics = Parts::new(statistics.data_mut());
+    parallel(rows.div_ceil(ROWS), |block| {
+        for row in block * ROWS..((block + 1) * ROWS).min(rows) {
+            let x = &x.data()[row * width..][..width];
+            // SAFETY: a block owns its rows.
+            let (y, statistics) = unsafe { (y.part(row * width, width), statistics.part(2 * row, 2)) };
+            wide(
+                #[inline(always)]
+                || {
+                    let mean = sum_by(width, |i| x[i]) / width as f32;
+                    let variance = sum_by(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+                    let scale = 1.0 / (variance + eps).sqrt();
+                    for i in 0..width {
+                        y[i] = f((x[i] - mean) * scale, i);
+                    }
+                    statistics.copy_from_slice(&[mean, scale]);
+                },
+            );
+        }
+    });
+}
+
+/// Layer normalisation without weight and bias, of values that need no gradient (a teacher's features).
+pub fn layer_norm_plain(x: &Tensor, eps: f32) -> Tensor {
+    let mut y = Tensor::stale(x.dims());
+    let mut statistics = Tensor::stale([x.rows(), 2]);
+    normalise_rows(x, eps, &mut y, &mut statistics, |y, _| y);
+    y
+}

@@ -1,0 +1,52 @@
+//! From token rows to features: chosen rows (class tokens, masked patches), or the mean of each image's patch tokens.
+
+use crate::cpu::threads::for_each_chunk;
+use crate::cpu::vector::{add, add_scaled};
+use crate::{Tape, Tensor, Var};
+use std::sync::Arc;
+
+impl Tape<'_> {
+    /// x [rows, width] -> [indices, width], row `indices[i]` of x in row i.
+    pub fn select_rows(&mut self, x: &Var, indices: &Arc<[usize]>) -> Var {
+        let width = x.value.width();
+        let mut y = Tensor::stale([indices.len(), width]);
+        for_each_chunk(y.data_mut(), width, |i, y| y.copy_from_slice(&x.value.data()[indices[i] * width..][..width]));
+        if !self.wants_gradient(&[x], &[]) {
+            return Var::constant(y);
+        }
+        let (node, shape, indices) = (x.node(), x.value.dims().to_vec(), indices.clone());
+        self.record(y, move |dy, pass| {
+            let mut dx = Tensor::zeros(&shape[..]);
+            let data = dx.data_mut();
+            for (dy, &row) in dy.data().chunks_exact(width).zip(&indices[..]) {
+                add(&mut data[row * width..][..width], dy);
+            }
+            pass.add(node, dx);
+        })
+    }
+
+    /// x [rows, width], offsets [images + 1] -> [images, width]: the mean of each image's rows but its first, the class token.
+    pub fn mean_tokens(&mut self, x: &Var, offsets: &Arc<[usize]>) -> Var {
+        let width = x.value.width();
+        let mut y = Tensor::zeros([offsets.len() - 1, width]);
+        for_each_chunk(y.data_mut(), width, |image, y| {
+            let rows = offsets[image] + 1..offsets[image + 1];
+            let share = 1.0 / rows.len() as f32;
+            rows.for_each(|row| add_scaled(y, share, &x.value.data()[row * width..][..width]));
+        });
+        if !self.wants_gradient(&[x], &[]) {
+            return Var::constant(y);
+        }
+        let (node, shape, offsets) = (x.node(), x.value.dims().to_vec(), offsets.clone());
+        self.record(y, move |dy, pass| {
+            let mut dx = Tensor::zeros(&shape[..]);
+            let data = dx.data_mut();
+            for (image, dy) in dy.data().chunks_exact(width).enumerate() {
+                let rows = offsets[image] + 1..offsets[image + 1];
+                let share = 1.0 / rows.len() as f32;
+                rows.for_each(|row| add_scaled(&mut data[row * width..][..width], share, dy));
+            }
+            pass.add(node, dx);
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! All parameters of a model as named ranges of one flat buffer, with a table of learning rate and decay a range.
+
+use crate::cpu::buffer::Buffer;
+use std::ops::Range;
+
+/// A parameter's place in the table of its [`Parameters`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParameterId(usize);
+
+/// A row of the table.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// The parameter's name, as timm calls it.
+    pub name: String,
+    /// Its sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Where its elements lie in the flat buffer.
+    pub range: Range<usize>,
+    /// Whether it gets a gradient and is updated.
+    pub trainable: bool,
+    /// Factor of the run's weight decay: 0 for biases, norms, positions, tokens where the recipe spares them.
+    pub decay: f32,
+    /// Factor of the run's learning rate.
+    pub rate: f32,
+}
+
+/// Named parameters in one flat buffer. Gradients and moments are buffers of the same length.
+#[derive(Clone, Default)]
+pub struct Parameters {
+    entries: Vec<Entry>,
+    values: Option<Buffer>,
+    len: usize,
+}
+
+impl Parameters {
+    /// An empty table.
+    pub fn new() -> Parameters {
+        Parameters::default()
+    }
+
+    /// Adds a parameter of zeros, trainable, with decay for matrices alone (two and more dimensions above 1).
+    pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> ParameterId {
+        let elements: usize = shape.iter().product();
+        let range = self.len..self.len + elements;
+        // Every range begins on a cache line; the gap stays 0.
+        self.len = range.end.next_multiple_of(16);
+        let decay = if shape.iter().filter(|&&n| n > 1).count() >= 2 { 1.0 } else { 0.0 };
+        self.entries.push(Entry { name: name.into(), shape: shape.to_vec(), range, trainable: true, decay, rate: 1.0 });
+        let mut values = Buffer::zeros(self.len);
+        if let Some(old) = self.values.take() {
+            values[..old.len()].copy_from_slice(&old);
+        }
+        self.values = Some(values);
+        ParameterId(self.entries.len() - 1)
+    }
+
+    /// The table, in the order of the buffer.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// One row of the table.
+    pub fn entry(&self, id: ParameterId) -> &Entry {
+        &self.entries[id.0]
+    }
+
+    /// One row of the table, to change its rate, decay or trainability.
+    pub fn entry_mut(&mut self, id: ParameterId) -> &mut Entry {
+        &mut self.entries[id.0]
+    }
+
+    /// The table's rows, to change rates, decays or trainability.
+    pub fn entries_mut(&mut self) -> &mut [Entry] {
+        &mut self.entries
+    }
+
+    /// The parameter of this name.
+    pub fn find(&self, name: &str) -> Option<ParameterId> {
+        self.entries.iter().position(|e| e.name == name).map(ParameterId)
+    }
+
+    /// A parameter's elements.
+    pub fn get(&self, id: ParameterId) -> &[f32] {
+        &self.flat()[self.entries[id.0].range.clone()]
+    }
+
+    /// A parameter's elements, to write.
+    pub fn get_mut(&mut self, id: ParameterId) -> &mut [f32] {
+        let range = self.entries[id.0].range.clone();
+        &mut self.flat_mut()[range]
+    }
+
+    /// The flat buffer.
+    pub fn flat(&self) -> &[f32] {
+        self.values.as_deref().unwrap_or(&[])
+    }
+
+    /// The flat buffer, to write.
+    pub fn flat_mut(&mut self) -> &mut [f32] {
+        self.values.as_deref_mut().unwrap_or(&mut [])
+    }
+
+    /// Table and flat buffer at once, for optimizers.
+    pub fn split_mut(&mut self) -> (&[Entry], &mut [f32]) {
+        (&self.entries, self.values.as_deref_mut().unwrap_or(&mut []))
+    }
+
+    /// A gradient or moment buffer: zeros, as long as the flat buffer.
+    pub fn zeros_like(&self) -> Buffer {
+        Buffer::zeros(self.len)
+    }
+
+    /// Number of elements of the trainable parameters.
+    pub fn trainable_elements(&self) -> usize {
+        self.entries.iter().filter(|e| e.trainable).map(|e| e.range.len()).sum()
+    }
+}
