@@ -1,14 +1,22 @@
-pub fn add(left: u64, right: u64) -> u64 {
-    left + right
-}
+//! Where images come from, decoding, augmentation and loading. Knows nothing of tensors on a tape.
+//!
+//! What an image becomes is a function of (seed, epoch, index) alone, whatever the number of workers.
 
+pub mod augment;
+pub mod check;
+mod colour;
+pub mod decode;
+mod error;
+pub mod formats;
+pub mod loader;
+mod palette_tiff;
 #[cfg(test)]
-mod tests {
-    use super::*;
+mod pil_parity;
+pub mod random;
+mod resize;
+mod source;
+pub mod transform;
 
-    #[test]
-    fn it_works() {
-        let result = add(2, 2);
-        assert_eq!(result, 4);
-    }
-}
+pub use decode::Rgb;
+pub use error::DataError;
+pub use source::Dataset;

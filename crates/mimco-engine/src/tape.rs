@@ -68,8 +68,7 @@ impl<'a> Tape<'a> {
 
     /// Whether a gradient is wanted for any of these inputs or parameters.
     pub fn wants_gradient(&self, inputs: &[&Var], parameters: &[ParameterId]) -> bool {
-        self.recording
-            && (inputs.iter().any(|v| v.node.is_some()) || parameters.iter().any(|&p| self.parameters.entry(p).trainable))
+        self.recording && (inputs.iter().any(|v| v.node.is_some()) || parameters.iter().any(|&p| self.parameters.entry(p).trainable))
     }
 
     /// Appends an operator's result with its way back; for operators, after [`Tape::wants_gradient`].

@@ -100,10 +100,7 @@ impl Pool {
             .filter_map(|thread| {
                 let shared = shared.clone();
                 let threads = workers + 1;
-                std::thread::Builder::new()
-                    .name(format!("engine-{thread}"))
-                    .spawn(move || worker(&shared, thread, threads))
-                    .ok()
+                std::thread::Builder::new().name(format!("engine-{thread}")).spawn(move || worker(&shared, thread, threads)).ok()
             })
             .collect();
         Pool { shared, workers }

@@ -28,13 +28,7 @@ impl RunningStatistics {
 
 impl Tape<'_> {
     /// x [rows, width], weight and bias [width] -> [rows, width]; `running` is updated.
-    pub fn batch_norm(
-        &mut self,
-        x: &Var,
-        affine: Option<(ParameterId, ParameterId)>,
-        relu: bool,
-        running: &mut RunningStatistics,
-    ) -> Var {
+    pub fn batch_norm(&mut self, x: &Var, affine: Option<(ParameterId, ParameterId)>, relu: bool, running: &mut RunningStatistics) -> Var {
         let (rows, width) = (x.value.rows(), x.value.width());
         let parameters = self.parameters();
         let affine_of = |column: usize| affine.map_or((1.0, 0.0), |(w, b)| (parameters.get(w)[column], parameters.get(b)[column]));

@@ -19,7 +19,13 @@ impl Tape<'_> {
             let mut gradient = Tensor::stale(prediction.value.dims());
             let pairs = prediction.value.data().iter().zip(target.data());
             for (g, (p, t)) in gradient.data_mut().iter_mut().zip(pairs) {
-                *g = if p > t { share } else if p < t { -share } else { 0.0 };
+                *g = if p > t {
+                    share
+                } else if p < t {
+                    -share
+                } else {
+                    0.0
+                };
             }
             pass.add(prediction.node(), gradient);
         })

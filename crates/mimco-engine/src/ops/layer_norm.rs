@@ -75,13 +75,7 @@ fn backward_row(x: &[f32], dy: &[f32], w: &[f32], mean: f32, scale: f32, dx: &mu
 }
 
 /// y = f((x - mean) / deviation, column) for each row; `statistics` [rows, 2] gets mean and 1/deviation.
-fn normalise_rows(
-    x: &Tensor,
-    eps: f32,
-    y: &mut Tensor,
-    statistics: &mut Tensor,
-    f: impl Fn(f32, usize) -> f32 + Sync + Copy,
-) {
+fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor, f: impl Fn(f32, usize) -> f32 + Sync + Copy) {
     let (rows, width) = (x.rows(), x.width());
     let y = Parts::new(y.data_mut());
     let statistics = Parts::new(statistics.data_mut());

@@ -56,14 +56,7 @@ impl Tape<'_> {
         self.record_linear(x, weight, bias, y, Some(before))
     }
 
-    fn record_linear(
-        &mut self,
-        x: &Var,
-        weight: ParameterId,
-        bias: Option<ParameterId>,
-        y: Tensor,
-        before: Option<Tensor>,
-    ) -> Var {
+    fn record_linear(&mut self, x: &Var, weight: ParameterId, bias: Option<ParameterId>, y: Tensor, before: Option<Tensor>) -> Var {
         let (rows, inputs, outputs) = (x.value.rows(), x.value.width(), y.width());
         let x = x.clone();
         self.record(y, move |gradient, pass| {

@@ -1,0 +1,33 @@
+//! What can go wrong with images.
+
+use std::path::PathBuf;
+
+/// An error about images: which, what happened, what to do.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DataError {
+    /// A file or folder that cannot be read.
+    #[error("{}: {what}", path.display())]
+    Path {
+        /// Which.
+        path: PathBuf,
+        /// What happened and what to do.
+        what: String,
+    },
+    /// An image that cannot be decoded.
+    #[error("{name}: {what}")]
+    Image {
+        /// Which.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Too many images of a set cannot be read.
+    #[error("{0}")]
+    Broken(String),
+}
+
+impl DataError {
+    pub(crate) fn path(path: impl Into<PathBuf>, what: impl std::fmt::Display) -> DataError {
+        DataError::Path { path: path.into(), what: what.to_string() }
+    }
+}

@@ -1,0 +1,157 @@
+//! Packed sets: IDX (MNIST's format, plain or gzip) and CIFAR-10's binary batches. Both are small and read whole.
+
+use crate::{DataError, Rgb};
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// Images of one size in memory.
+pub struct Packed {
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// 1 (grey) or 3 (RGB, planes one after the other as CIFAR has them).
+    pub channels: usize,
+    /// Image after image.
+    pub pixels: Vec<u8>,
+    /// One a label, where there are labels.
+    pub labels: Option<Vec<u32>>,
+}
+
+impl Packed {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.pixels.len() / self.stride().max(1)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.pixels.is_empty()
+    }
+
+    fn stride(&self) -> usize {
+        self.width as usize * self.height as usize * self.channels
+    }
+
+    /// Image `index` as RGB.
+    pub fn rgb(&self, index: usize) -> Rgb {
+        let image = &self.pixels[index * self.stride()..][..self.stride()];
+        let plane = image.len() / self.channels;
+        let channel = |c: usize| if self.channels == 1 { 0 } else { c * plane };
+        let pixels = (0..plane).flat_map(|i| [image[i], image[channel(1) + i], image[channel(2) + i]]).collect();
+        Rgb { width: self.width, height: self.height, pixels }
+    }
+}
+
+/// Reads a file, through gzip where its name ends in `.gz`.
+fn read(path: &Path) -> Result<Vec<u8>, DataError> {
+    let error = |e: std::io::Error| DataError::path(path, format!("cannot be read: {e}"));
+    let mut file = File::open(path).map_err(error)?;
+    let mut bytes = Vec::new();
+    if path.extension().is_some_and(|e| e == "gz") {
+        flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).map_err(error)?;
+    } else {
+        file.read_to_end(&mut bytes).map_err(error)?;
+    }
+    Ok(bytes)
+}
+
+/// Whether a name is that of an IDX file of images, and of which labels: `train-images-idx3-ubyte.gz`, or with a dot as some copies have it.
+pub fn idx_labels_name(name: &str) -> Option<String> {
+    let names = [("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1")];
+    names.iter().find(|(images, _)| name.contains(images)).map(|(images, labels)| name.replace(images, labels))
+}
+
+/// An IDX file of grey images, and the labels beside it where they are there (an error where `want_labels` and they are not).
+pub fn read_idx(path: &Path, want_labels: bool) -> Result<Packed, DataError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut packed = parse_idx_images(&read(path)?).map_err(|what| DataError::path(path, what))?;
+    let labels = idx_labels_name(&name).map(|labels| path.with_file_name(labels)).filter(|p| p.exists());
+    match labels {
+        Some(labels) if want_labels => {
+            let read = parse_idx_labels(&read(&labels)?).map_err(|what| DataError::path(&labels, what))?;
+            if read.len() != packed.len() {
+                return Err(DataError::path(labels, format!("{} labels for {} images", read.len(), packed.len())));
+            }
+            packed.labels = Some(read);
+        }
+        None if want_labels => return Err(DataError::path(path, "has no labels file (…labels-idx1…) beside it")),
+        _ => {}
+    }
+    Ok(packed)
+}
+
+fn big_endian(bytes: &[u8], at: usize) -> Option<usize> {
+    bytes.get(at..at + 4)?.try_into().ok().map(|b| u32::from_be_bytes(b) as usize)
+}
+
+/// IDX images: magic 0x803, count, rows, columns, then bytes.
+pub fn parse_idx_images(bytes: &[u8]) -> Result<Packed, String> {
+    let word = |at| big_endian(bytes, at).ok_or("is cut short");
+    let (magic, count, height, width) = (word(0)?, word(4)?, word(8)?, word(12)?);
+    if magic != 0x803 {
+        return Err("is not an IDX file of byte images".into());
+    }
+    let size = count.checked_mul(height).and_then(|n| n.checked_mul(width));
+    match size {
+        Some(size) if size > 0 && bytes.len() - 16 == size => {
+            Ok(Packed { width: width as u32, height: height as u32, channels: 1, pixels: bytes[16..].to_vec(), labels: None })
+        }
+        _ => Err(format!("says {count} images of {width}x{height} but holds {} bytes", bytes.len() - 16)),
+    }
+}
+
+/// IDX labels: magic 0x801, count, then bytes.
+pub fn parse_idx_labels(bytes: &[u8]) -> Result<Vec<u32>, String> {
+    match (big_endian(bytes, 0), big_endian(bytes, 4)) {
+        (Some(0x801), Some(count)) if bytes.len() - 8 == count => Ok(bytes[8..].iter().map(|&b| b as u32).collect()),
+        _ => Err("is not a whole IDX file of byte labels".into()),
+    }
+}
+
+/// CIFAR-10's binary batches: a label and three planes of 32x32 a record.
+pub fn read_cifar(paths: &[PathBuf]) -> Result<Packed, DataError> {
+    const RECORD: usize = 1 + 3 * 32 * 32;
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for path in paths {
+        let bytes = read(path)?;
+        if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
+            return Err(DataError::path(path, format!("is no CIFAR-10 binary: {} bytes are not whole records of {RECORD}", bytes.len())));
+        }
+        for record in bytes.chunks_exact(RECORD) {
+            labels.push(record[0] as u32);
+            pixels.extend_from_slice(&record[1..]);
+        }
+    }
+    Ok(Packed { width: 32, height: 32, channels: 3, pixels, labels: Some(labels) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idx_and_cifar_are_read_with_their_labels() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("train-images-idx3-ubyte");
+        let head = |numbers: &[u32]| numbers.iter().flat_map(|n| n.to_be_bytes()).collect::<Vec<u8>>();
+        std::fs::write(&images, [head(&[0x803, 2, 2, 3]), (0..12).collect()].concat()).unwrap();
+        assert!(read_idx(&images, true).is_err_and(|e| e.to_string().contains("labels")));
+        std::fs::write(folder.path().join("train-labels-idx1-ubyte"), [head(&[0x801, 2]), vec![7, 3]].concat()).unwrap();
+        let packed = read_idx(&images, true).unwrap();
+        assert_eq!((packed.len(), packed.labels.as_deref()), (2, Some(&[7, 3][..])));
+        assert_eq!(packed.rgb(1).pixels[..6], [6, 6, 6, 7, 7, 7]);
+        std::fs::write(&images, head(&[0x803, 1 << 30, 1 << 30, 1 << 30])).unwrap();
+        assert!(read_idx(&images, false).is_err());
+
+        let batch = folder.path().join("data_batch_1.bin");
+        let mut record = vec![5u8];
+        record.extend((0..3072).map(|i| (i / 1024 * 50) as u8));
+        std::fs::write(&batch, &record).unwrap();
+        let packed = read_cifar(std::slice::from_ref(&batch)).unwrap();
+        assert_eq!((packed.labels.as_deref(), packed.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
+        std::fs::write(&batch, &record[..100]).unwrap();
+        assert!(read_cifar(&[batch]).is_err());
+    }
+}

@@ -1,0 +1,318 @@
+//! Loading beside training: worker threads decode and augment whole batches ahead, in order, behind a bounded queue.
+
+use crate::augment::{MimAugment, MocoAugment};
+use crate::random::{Purpose, below, keyed, permutation};
+use crate::transform::evaluation_view;
+use crate::{DataError, Dataset, Rgb};
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// A set may always have this many broken images before their share counts.
+const BROKEN_ALLOWED: usize = 10;
+
+/// How images become views.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Pipeline {
+    /// The two views of MoCo v3, samples shuffled.
+    MocoV3(MocoAugment),
+    /// One view for masked image modelling, samples shuffled.
+    Mim(MimAugment),
+    /// The evaluation transform, samples in order, the last batch as it comes.
+    Evaluation,
+}
+
+impl Pipeline {
+    fn views(&self) -> usize {
+        if let Pipeline::MocoV3(_) = self { 2 } else { 1 }
+    }
+}
+
+/// Sizes of the loading.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LoaderOptions {
+    /// Images a batch.
+    pub batch_size: usize,
+    /// Names every draw.
+    pub seed: u64,
+    /// Threads.
+    pub workers: usize,
+    /// Batches ahead, over all workers.
+    pub queue: usize,
+    /// Side of a view in pixels.
+    pub image_size: u32,
+    /// Share of the set that may be broken.
+    pub max_broken: f64,
+}
+
+/// A batch of views.
+pub struct Batch {
+    /// Which sample each row is.
+    pub indices: Vec<u32>,
+    /// Each [batch, 3, size, size], values in 0..1.
+    pub views: Vec<Vec<f32>>,
+}
+
+/// Makes the batches of a set.
+pub struct Loader {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    dataset: Dataset,
+    pipeline: Pipeline,
+    options: LoaderOptions,
+    /// Samples that cannot be read, with the reason; never tried again.
+    broken: Mutex<BTreeMap<u32, String>>,
+    /// Buffers to use again.
+    used: Mutex<Vec<Vec<f32>>>,
+}
+
+impl Loader {
+    /// A loader of `dataset`; nothing is read yet.
+    pub fn new(dataset: Dataset, pipeline: Pipeline, options: LoaderOptions) -> Loader {
+        Loader { shared: Arc::new(Shared { dataset, pipeline, options, broken: Mutex::default(), used: Mutex::default() }) }
+    }
+
+    /// Batches of an epoch: whole ones in training, all of them in evaluation.
+    pub fn batches_per_epoch(&self) -> usize {
+        let (n, batch) = (self.shared.dataset.len(), self.shared.options.batch_size.max(1));
+        if self.shared.pipeline == Pipeline::Evaluation { n.div_ceil(batch) } else { n / batch }
+    }
+
+    /// The batches of an epoch from `first` on.
+    pub fn epoch(&self, epoch: u64, first: usize) -> Epoch {
+        let shared = &self.shared;
+        let total = self.batches_per_epoch();
+        let order: Arc<[u32]> = if shared.pipeline == Pipeline::Evaluation {
+            (0..shared.dataset.len() as u32).collect()
+        } else {
+            permutation(shared.dataset.len(), shared.options.seed, Purpose::Order, epoch).into()
+        };
+        let workers = shared.options.workers.clamp(1, total.saturating_sub(first).max(1));
+        let ahead = shared.options.queue.div_ceil(workers).max(1);
+        let (receivers, threads) = (0..workers)
+            .map(|worker| {
+                let (sender, receiver) = sync_channel(ahead);
+                let (shared, order) = (shared.clone(), order.clone());
+                // Worker w makes the batches w, w + workers, ...; an end of the channel ends it.
+                let thread = std::thread::spawn(move || {
+                    for batch in (first + worker..total).step_by(workers) {
+                        if sender.send(shared.batch(&order, epoch, batch)).is_err() {
+                            return;
+                        }
+                    }
+                });
+                (receiver, thread)
+            })
+            .unzip();
+        Epoch { receivers, threads, next: 0 }
+    }
+
+    /// Takes a batch's buffers back, so that the next ones need no new memory.
+    pub fn give_back(&self, batch: Batch) {
+        if let Ok(mut used) = self.shared.used.lock() {
+            used.extend(batch.views);
+        }
+    }
+
+    /// Names of the images that could not be read so far, and why.
+    pub fn broken(&self) -> Vec<(String, String)> {
+        let broken = self.shared.broken.lock();
+        broken.map_or(Vec::new(), |b| b.iter().map(|(&i, why)| (self.shared.dataset.name(i as usize), why.clone())).collect())
+    }
+}
+
+impl Shared {
+    fn batch(&self, order: &[u32], epoch: u64, batch: usize) -> Result<Batch, DataError> {
+        let size = self.options.image_size as usize;
+        let view_len = 3 * size * size;
+        let first = batch * self.options.batch_size;
+        let wanted = &order[first..order.len().min(first + self.options.batch_size)];
+        let mut views: Vec<Vec<f32>> = (0..self.pipeline.views()).map(|_| self.buffer(wanted.len() * view_len)).collect();
+        let mut indices = Vec::with_capacity(wanted.len());
+        for &index in wanted {
+            let Some((index, image)) = self.readable(index, epoch)? else { continue };
+            let row = indices.len() * view_len..(indices.len() + 1) * view_len;
+            for (which, view) in views.iter_mut().enumerate() {
+                let out = &mut view[row.clone()];
+                let mut rng = keyed(self.options.seed, Purpose::View(which as u8), epoch, index as u64);
+                match &self.pipeline {
+                    Pipeline::MocoV3(augment) => augment.view(&image, which, size as u32, &mut rng, out),
+                    Pipeline::Mim(augment) => augment.view(&image, size as u32, &mut rng, out),
+                    Pipeline::Evaluation => evaluation_view(&image, size as u32, out),
+                }
+            }
+            indices.push(index);
+        }
+        views.iter_mut().for_each(|v| v.truncate(indices.len() * view_len));
+        Ok(Batch { indices, views })
+    }
+
+    fn buffer(&self, len: usize) -> Vec<f32> {
+        let mut buffer = self.used.lock().ok().and_then(|mut used| used.pop()).unwrap_or_default();
+        buffer.resize(len, 0.0);
+        buffer
+    }
+
+    /// The image of a sample; in training another one in place of a broken one, drawn by the sample's own key.
+    fn readable(&self, index: u32, epoch: u64) -> Result<Option<(u32, Rgb)>, DataError> {
+        if let Some(image) = self.try_load(index)? {
+            return Ok(Some((index, image)));
+        }
+        if self.pipeline == Pipeline::Evaluation {
+            return Ok(None);
+        }
+        let mut rng = keyed(self.options.seed, Purpose::Replace, epoch, index as u64);
+        loop {
+            let other = below(&mut rng, self.dataset.len()) as u32;
+            if let Some(image) = self.try_load(other)? {
+                return Ok(Some((other, image)));
+            }
+        }
+    }
+
+    fn try_load(&self, index: u32) -> Result<Option<Rgb>, DataError> {
+        if let Ok(broken) = self.broken.lock()
+            && broken.contains_key(&index)
+        {
+            // Asked each time: where nothing can be read, a search for another image would never end.
+            return self.too_many(&broken).map_or(Ok(None), Err);
+        }
+        match self.dataset.load(index as usize) {
+            Ok(image) => Ok(Some(image)),
+            Err(error) => {
+                let what = match error {
+                    DataError::Image { what, .. } => what,
+                    other => other.to_string(),
+                };
+                let Ok(mut broken) = self.broken.lock() else { return Ok(None) };
+                broken.insert(index, what);
+                self.too_many(&broken).map_or(Ok(None), Err)
+            }
+        }
+    }
+
+    fn too_many(&self, broken: &BTreeMap<u32, String>) -> Option<DataError> {
+        let (count, total) = (broken.len(), self.dataset.len());
+        let (first, why) = broken.iter().next()?;
+        let example = format!("first {}: {why}", self.dataset.name(*first as usize));
+        if count == total {
+            return Some(DataError::Broken(format!("none of the {total} images of {} can be read ({example})", self.dataset.place())));
+        }
+        (count > BROKEN_ALLOWED && count as f64 > self.options.max_broken * total as f64).then(|| {
+            DataError::Broken(format!(
+                "{count} of {total} images cannot be read, over the limit of {} % ({example}); `mimco check-data` lists them; remove them or \
+                 raise data.max_broken",
+                self.options.max_broken * 100.0
+            ))
+        })
+    }
+}
+
+/// The batches of one epoch, in order. Dropping it stops the workers.
+pub struct Epoch {
+    receivers: Vec<Receiver<Result<Batch, DataError>>>,
+    threads: Vec<JoinHandle<()>>,
+    next: usize,
+}
+
+impl Iterator for Epoch {
+    type Item = Result<Batch, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let batch = self.receivers[self.next % self.receivers.len()].recv().ok();
+        self.next += 1;
+        batch
+    }
+}
+
+impl Drop for Epoch {
+    fn drop(&mut self) {
+        self.receivers.clear();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Packed;
+
+    fn set(n: usize) -> Dataset {
+        let pixels = (0..n * 64).map(|i| (i * 31 % 251) as u8).collect();
+        Dataset::from_grey("set", Packed { width: 8, height: 8, channels: 1, pixels, labels: None }, Vec::new())
+    }
+
+    fn options(batch_size: usize, workers: usize) -> LoaderOptions {
+        LoaderOptions { batch_size, seed: 3, workers, queue: 4, image_size: 8, max_broken: 0.01 }
+    }
+
+    fn mim() -> Pipeline {
+        Pipeline::Mim(MimAugment { crop_scale: (0.5, 1.0), flip: 0.5 })
+    }
+
+    fn collect(loader: &Loader, epoch: u64, first: usize) -> Vec<(Vec<u32>, Vec<Vec<f32>>)> {
+        loader.epoch(epoch, first).map(|b| b.unwrap()).map(|b| (b.indices, b.views)).collect()
+    }
+
+    #[test]
+    fn batches_do_not_depend_on_workers_or_on_where_one_begins() {
+        let all = collect(&Loader::new(set(50), mim(), options(8, 1)), 2, 0);
+        assert_eq!(all.len(), 6);
+        let mut seen: Vec<u32> = all.iter().flat_map(|(indices, _)| indices.clone()).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 48);
+        for workers in [2, 3] {
+            let loader = Loader::new(set(50), mim(), options(8, workers));
+            assert!(collect(&loader, 2, 0) == all);
+            assert!(collect(&loader, 2, 4) == all[4..]);
+            assert!(collect(&loader, 3, 0) != all);
+        }
+    }
+
+    #[test]
+    fn evaluation_keeps_order_and_the_last_batch() {
+        let batches = collect(&Loader::new(set(10), Pipeline::Evaluation, options(4, 2)), 0, 0);
+        assert_eq!(batches.iter().map(|b| b.0.clone()).collect::<Vec<_>>(), [vec![0, 1, 2, 3], vec![4, 5, 6, 7], vec![8, 9]]);
+    }
+
+    #[test]
+    fn dropping_an_epoch_stops_its_workers() {
+        let loader = Loader::new(set(1000), mim(), options(2, 2));
+        let mut epoch = loader.epoch(0, 0);
+        assert!(epoch.next().is_some());
+        drop(epoch); // joins the workers; would hang if they went on
+    }
+
+    #[test]
+    fn broken_images_are_replaced_counted_and_limited() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: String, whole: bool| {
+            let path = folder.path().join(name);
+            if whole {
+                image::RgbImage::from_pixel(8, 8, image::Rgb([9, 9, 9])).save_with_format(path, image::ImageFormat::Png).unwrap();
+            } else {
+                std::fs::write(path, "text").unwrap();
+            }
+        };
+        (0..40).for_each(|i| write(format!("{i:02}.png"), i % 8 != 0)); // 5 broken
+        let loader = |workers| Loader::new(Dataset::heap(folder.path()).unwrap(), mim(), options(10, workers));
+        let (one, two) = (loader(1), loader(2));
+        let batches = collect(&one, 0, 0);
+        assert!(batches == collect(&two, 0, 0));
+        assert!(batches.iter().all(|(indices, _)| indices.len() == 10 && indices.iter().all(|i| i % 8 != 0)));
+        assert_eq!(one.broken().len(), 5);
+        assert!(one.broken()[0].0 == "00.png" && one.broken()[0].1.contains("is not a"));
+
+        (0..12).for_each(|i| write(format!("{i:02}.png"), false)); // more than 10
+        let error = loader(2).epoch(0, 0).find_map(|b| b.err()).unwrap().to_string();
+        assert!(error.contains("data.max_broken") && error.contains(".png"), "{error}");
+        (0..40).for_each(|i| write(format!("{i:02}.png"), false));
+        assert!(loader(1).epoch(0, 0).any(|b| b.is_err()));
+    }
+}

@@ -1,0 +1,71 @@
+//! Cropping and antialiased resizing, as PIL does it, by the `fast_image_resize` crate.
+
+use crate::Rgb;
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+
+/// How pixels are weighed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filter {
+    /// Triangle.
+    Bilinear,
+    /// Cubic with a = -0.5, PIL's bicubic.
+    Bicubic,
+}
+
+/// A box of an image in whole pixels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crop {
+    /// First row.
+    pub top: u32,
+    /// First column.
+    pub left: u32,
+    /// Rows.
+    pub height: u32,
+    /// Columns.
+    pub width: u32,
+}
+
+/// The crop of an image, resized to `width` x `height`. Pixels outside the crop have no part in it.
+pub fn crop_and_resize(image: &Rgb, crop: Crop, width: u32, height: u32, filter: Filter) -> Rgb {
+    // Across, then down, as PIL does (the crate by itself begins with down): between the two, values are rounded and cut to eight bits.
+    let cropped = cut(image, crop);
+    let across = resize(cropped, width, crop.height, filter);
+    resize(across, width, height, filter)
+}
+
+fn resize(image: Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
+    if (image.width, image.height) == (width, height) {
+        return image;
+    }
+    let mut pixels = vec![0u8; width as usize * height as usize * 3];
+    let filter = match filter {
+        Filter::Bilinear => FilterType::Bilinear,
+        Filter::Bicubic => FilterType::CatmullRom,
+    };
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    let source = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8x3);
+    let target = Image::from_slice_u8(width, height, &mut pixels, PixelType::U8x3);
+    if let (Ok(source), Ok(mut target)) = (source, target) {
+        // Sizes and pixel types agree by construction, which is all that it checks.
+        let resized = Resizer::new().resize(&source, &mut target, &options);
+        debug_assert!(resized.is_ok());
+    }
+    Rgb { width, height, pixels }
+}
+
+fn cut(image: &Rgb, crop: Crop) -> Rgb {
+    let stride = image.width as usize * 3;
+    let row = |y: u32| &image.pixels[(crop.top + y) as usize * stride + crop.left as usize * 3..][..crop.width as usize * 3];
+    let mut pixels = Vec::with_capacity(crop.width as usize * crop.height as usize * 3);
+    (0..crop.height).for_each(|y| pixels.extend_from_slice(row(y)));
+    Rgb { width: crop.width, height: crop.height, pixels }
+}
+
+/// Pixels to planes of f32 in 0..1, [3, height, width].
+pub fn to_planes(image: &Rgb, out: &mut [f32]) {
+    let plane = (out.len() / 3).max(1);
+    for (c, plane) in out.chunks_exact_mut(plane).enumerate() {
+        plane.iter_mut().zip(image.pixels.chunks_exact(3)).for_each(|(o, pixel)| *o = pixel[c] as f32 / 255.0);
+    }
+}

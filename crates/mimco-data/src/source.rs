@@ -1,0 +1,369 @@
+//! Sets of images: a folder, a list of files, CIFAR-10 binary, IDX, or images in memory.
+
+use crate::decode::{MAX_PIXELS, decode};
+use crate::formats::{self, Packed};
+use crate::{DataError, Rgb};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
+const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, CIFAR-10 .bin and IDX files";
+
+/// A set of images with names, and labels where it has them. Clones share it.
+#[derive(Clone)]
+pub struct Dataset {
+    images: Arc<Images>,
+    /// Which of them, in order.
+    chosen: Arc<[u32]>,
+    classes: Arc<[String]>,
+    max_pixels: u64,
+}
+
+enum Images {
+    Files { root: PathBuf, files: Vec<PathBuf>, names: Vec<String>, labels: Option<Vec<u32>> },
+    Packed { name: String, packed: Packed },
+}
+
+impl Dataset {
+    /// Images without labels: a folder at any depth, a list of files (`.txt`, one a line, relative to the list), a CIFAR-10 binary file or
+    /// folder, an IDX file or folder.
+    ///
+    /// # Errors
+    /// A path that is not there, cannot be read, or holds no image.
+    pub fn heap(path: &Path) -> Result<Dataset, DataError> {
+        if let Some(packed) = open_packed(path, false, Split::All)? {
+            return Ok(packed);
+        }
+        if path.is_file() {
+            return from_list(path);
+        }
+        let files = walk(path)?;
+        Dataset::from_files(path, files, None, Vec::new())
+    }
+
+    /// Images with labels: class folders (a class is the first folder below `path`), CIFAR-10 binary, IDX with its labels.
+    ///
+    /// # Errors
+    /// As [`Dataset::heap`], or where there are no class folders.
+    pub fn labelled(path: &Path) -> Result<Dataset, DataError> {
+        if let Some(packed) = open_packed(path, true, Split::All)? {
+            return Ok(packed);
+        }
+        if path.is_file() {
+            return Err(DataError::path(path, "is a file, which has no labels; give a folder of class folders"));
+        }
+        let files = walk(path)?;
+        let class_of = |file: &PathBuf| {
+            let inside = file.strip_prefix(path).ok()?;
+            (inside.components().count() > 1).then(|| inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned()))?
+        };
+        let files: Vec<PathBuf> = files.into_iter().filter(|f| class_of(f).is_some()).collect();
+        let mut classes: Vec<String> = files.iter().filter_map(class_of).collect();
+        classes.dedup();
+        if classes.is_empty() {
+            return Err(DataError::path(path, "has no class folders with images; labels come from folders: PATH/CLASS/image.jpg"));
+        }
+        let labels = files.iter().filter_map(class_of).filter_map(|c| classes.iter().position(|k| *k == c)).map(|i| i as u32).collect();
+        Dataset::from_files(path, files, Some(labels), classes)
+    }
+
+    /// Training and validation sets, where `path` has `train/` and `val/` or `validation/` of class folders, CIFAR-10's batches and test batch,
+    /// or IDX files of both.
+    pub fn splits(path: &Path) -> Result<Option<(Dataset, Dataset)>, DataError> {
+        if let (Ok(Some(train)), Ok(Some(val))) = (open_packed(path, true, Split::Train), open_packed(path, true, Split::Test)) {
+            return Ok(Some((train, val)));
+        }
+        let train = path.join("train");
+        let val = ["val", "validation"].iter().map(|name| path.join(name)).find(|p| p.is_dir());
+        let Some(val) = val.filter(|_| train.is_dir()) else { return Ok(None) };
+        match (Dataset::labelled(&train), Dataset::labelled(&val)) {
+            (Ok(train), Ok(val)) if train.classes() == val.classes() => Ok(Some((train, val))),
+            (Ok(_), Ok(_)) => {
+                tracing::warn!("{}: train and validation have other class folders, so no labels are used", path.display());
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Grey images in memory.
+    pub fn from_grey(name: &str, packed: Packed, classes: Vec<String>) -> Dataset {
+        let count = packed.len() as u32;
+        Dataset {
+            images: Arc::new(Images::Packed { name: name.into(), packed }),
+            chosen: (0..count).collect(),
+            classes: classes.into(),
+            max_pixels: MAX_PIXELS,
+        }
+    }
+
+    fn from_files(root: &Path, files: Vec<PathBuf>, labels: Option<Vec<u32>>, classes: Vec<String>) -> Result<Dataset, DataError> {
+        if files.is_empty() {
+            return Err(DataError::path(root, format!("holds no images ({LOOKED_FOR}); give a folder that does")));
+        }
+        let names = files.iter().map(|f| slashed(f.strip_prefix(root).unwrap_or(f))).collect();
+        let chosen = (0..files.len() as u32).collect();
+        let images = Arc::new(Images::Files { root: root.to_path_buf(), files, names, labels });
+        Ok(Dataset { images, chosen, classes: classes.into(), max_pixels: MAX_PIXELS })
+    }
+
+    /// These of its images, in this order.
+    pub fn subset(&self, indices: &[u32]) -> Dataset {
+        Dataset { chosen: indices.iter().map(|&i| self.chosen[i as usize]).collect(), ..self.clone() }
+    }
+
+    /// The same set with another limit of pixels an image.
+    pub fn with_max_pixels(mut self, max_pixels: u64) -> Dataset {
+        self.max_pixels = max_pixels;
+        self
+    }
+
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.chosen.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.chosen.is_empty()
+    }
+
+    /// An image's path below the folder, with `/`, or its place in a packed set.
+    pub fn name(&self, index: usize) -> String {
+        let index = self.chosen[index] as usize;
+        match &*self.images {
+            Images::Files { names, .. } => names[index].clone(),
+            Images::Packed { name, .. } => format!("{name}/{index:06}"),
+        }
+    }
+
+    /// An image's class.
+    pub fn label(&self, index: usize) -> Option<u32> {
+        let index = self.chosen[index] as usize;
+        match &*self.images {
+            Images::Files { labels, .. } => labels.as_ref().map(|l| l[index]),
+            Images::Packed { packed, .. } => packed.labels.as_ref().map(|l| l[index]),
+        }
+    }
+
+    /// Names of the classes; empty where there are no labels.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Reads and decodes an image.
+    pub fn load(&self, index: usize) -> Result<Rgb, DataError> {
+        let chosen = self.chosen[index] as usize;
+        match &*self.images {
+            Images::Packed { packed, .. } => Ok(packed.rgb(chosen)),
+            Images::Files { files, .. } => decode(&self.bytes(index, &files[chosen])?, &self.name(index), self.max_pixels),
+        }
+    }
+
+    /// An image's bytes as they are stored, for finding duplicates.
+    pub(crate) fn raw(&self, index: usize) -> Result<Vec<u8>, DataError> {
+        let chosen = self.chosen[index] as usize;
+        match &*self.images {
+            Images::Packed { packed, .. } => Ok(packed.rgb(chosen).pixels),
+            Images::Files { files, .. } => self.bytes(index, &files[chosen]),
+        }
+    }
+
+    /// Decodes bytes that [`Dataset::raw`] gave.
+    pub(crate) fn decode_raw(&self, index: usize, raw: &[u8]) -> Result<Rgb, DataError> {
+        match &*self.images {
+            Images::Packed { packed, .. } => Ok(packed.rgb(self.chosen[index] as usize)),
+            Images::Files { .. } => decode(raw, &self.name(index), self.max_pixels),
+        }
+    }
+
+    fn bytes(&self, index: usize, file: &Path) -> Result<Vec<u8>, DataError> {
+        fs::read(file).map_err(|e| DataError::Image { name: self.name(index), what: format!("cannot be read: {e}") })
+    }
+
+    /// A number that another set hardly shares: of names and labels, or of the pixels of a set in memory.
+    pub fn digest(&self) -> u64 {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        for i in 0..self.len() {
+            match &*self.images {
+                Images::Files { .. } => hash.add(self.name(i).as_bytes()),
+                Images::Packed { packed, .. } => hash.add(&packed.rgb(self.chosen[i] as usize).pixels),
+            }
+            hash.add(&self.label(i).unwrap_or(u32::MAX).to_le_bytes());
+        }
+        hash.0
+    }
+
+    /// Where its files lie, or its name.
+    pub fn place(&self) -> String {
+        match &*self.images {
+            Images::Files { root, .. } => root.display().to_string(),
+            Images::Packed { name, .. } => name.clone(),
+        }
+    }
+}
+
+/// Fowler, Noll and Vo's hash (FNV-1a).
+pub(crate) struct Fnv(pub(crate) u64);
+
+impl Fnv {
+    pub(crate) fn add(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.0 = (self.0 ^ byte as u64).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Split {
+    All,
+    Train,
+    Test,
+}
+
+/// A CIFAR-10 or IDX set at `path`, if that is what lies there.
+fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset>, DataError> {
+    let file_name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
+    names.sort();
+    let is_test = |name: &str| name.starts_with("t10k") || name.starts_with("test");
+    let wanted = |p: &PathBuf| {
+        let name = file_name(p);
+        match split {
+            Split::All => path.is_file() || !is_test(&name),
+            Split::Train => !is_test(&name),
+            Split::Test => is_test(&name),
+        }
+    };
+    let cifar: Vec<PathBuf> =
+        names.iter().filter(|p| file_name(p).ends_with(".bin") && file_name(p).contains("batch")).filter(|p| wanted(p)).cloned().collect();
+    let packed = if !cifar.is_empty() {
+        let mut packed = formats::read_cifar(&cifar)?;
+        if !labels {
+            packed.labels = None;
+        }
+        packed
+    } else if let Some(images) = names.iter().find(|p| formats::idx_labels_name(&file_name(p)).is_some() && wanted(p)) {
+        formats::read_idx(images, labels)?
+    } else {
+        return Ok(None);
+    };
+    let top = packed.labels.as_ref().and_then(|l| l.iter().max().copied());
+    let classes = top.map_or(Vec::new(), |top| (0..=top).map(|c| c.to_string()).collect());
+    Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
+}
+
+fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
+    Some(fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect())
+}
+
+fn from_list(path: &Path) -> Result<Dataset, DataError> {
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("txt")) {
+        return Err(DataError::path(path, format!("is neither a folder nor a .txt list of files ({LOOKED_FOR})")));
+    }
+    let text = fs::read_to_string(path).map_err(|e| DataError::path(path, format!("cannot be read: {e}")))?;
+    let root = path.parent().unwrap_or(Path::new("."));
+    let files = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|line| root.join(line)).collect();
+    Dataset::from_files(root, files, None, Vec::new())
+}
+
+/// All image files below a folder, path components compared bytewise; hidden ones are passed over, loops of links are cut.
+fn walk(root: &Path) -> Result<Vec<PathBuf>, DataError> {
+    if !root.exists() {
+        return Err(DataError::path(root, "is not there; check the path"));
+    }
+    let mut files = Vec::new();
+    let mut seen = std::collections::HashSet::new();
+    let mut folders = vec![root.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        if let Ok(real) = folder.canonicalize()
+            && !seen.insert(real)
+        {
+            continue;
+        }
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(e) if folder == root => return Err(DataError::path(root, format!("cannot be read: {e}"))),
+            Err(e) => {
+                tracing::warn!("{}: passed over, cannot be read: {e}", folder.display());
+                continue;
+            }
+        };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x))) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort_unstable(); // paths compare component by component, bytewise
+    Ok(files)
+}
+
+fn slashed(path: &Path) -> String {
+    path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touch(root: &Path, names: &[&str]) {
+        for name in names {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            image::RgbImage::from_pixel(2, 2, image::Rgb([name.len() as u8, 0, 0]))
+                .save_with_format(path, image::ImageFormat::Png)
+                .unwrap();
+        }
+    }
+
+    #[test]
+    fn folders_are_read_in_the_order_of_their_components() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["b/1.png", "a/deep/er/2.PNG", "a-b/3.png", "a/1.png", "top.png", ".hidden/x.png", "a/.x.png"]);
+        fs::write(folder.path().join("notes.txt"), "no image").unwrap();
+        let heap = Dataset::heap(folder.path()).unwrap();
+        let names: Vec<String> = (0..heap.len()).map(|i| heap.name(i)).collect();
+        assert_eq!(names, ["a/1.png", "a/deep/er/2.PNG", "a-b/3.png", "b/1.png", "top.png"]);
+        let labelled = Dataset::labelled(folder.path()).unwrap();
+        assert_eq!(labelled.classes(), ["a", "a-b", "b"]);
+        assert_eq!((0..labelled.len()).map(|i| labelled.label(i).unwrap()).collect::<Vec<_>>(), [0, 0, 1, 2]);
+        assert_eq!(labelled.subset(&[2]).name(0), "a-b/3.png");
+        assert_ne!(heap.digest(), labelled.digest());
+    }
+
+    #[test]
+    fn train_and_validation_folders_are_splits() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["train/x/1.png", "train/y/2.png", "validation/x/3.png", "validation/y/4.png", "test/x/5.png"]);
+        let (train, val) = Dataset::splits(folder.path()).unwrap().unwrap();
+        assert_eq!((train.len(), val.len(), val.name(1)), (2, 2, "y/4.png".to_string()));
+        assert!(Dataset::splits(&folder.path().join("train")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_list_names_files_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        touch(folder.path(), &["p/1.png", "p/2.png"]);
+        fs::write(folder.path().join("list.txt"), "p/2.png\n\n p/1.png \n").unwrap();
+        let list = Dataset::heap(&folder.path().join("list.txt")).unwrap();
+        assert_eq!((list.len(), list.name(0)), (2, "p/2.png".to_string()));
+        assert_eq!(list.load(0).unwrap().width, 2);
+    }
+
+    #[test]
+    fn what_holds_no_images_is_an_error_that_says_what_was_looked_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for error in [Dataset::heap(folder.path()), Dataset::heap(&folder.path().join("gone")), Dataset::labelled(folder.path())] {
+            let error = error.err().unwrap().to_string();
+            assert!(error.contains(&*folder.path().to_string_lossy()) && !error.contains('\n'), "{error}");
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! The transform that `embed`, `knn` and `linear` share.
+
+use crate::Rgb;
+use crate::resize::{Crop, Filter, crop_and_resize, to_planes};
+
+/// An image of the model's size as it is; for models under 64 px resized to it; else the shorter side to size · 256/224 (bicubic, antialiased)
+/// and the centre crop. Into `out` [3, size, size], values in 0..1.
+pub fn evaluation_view(image: &Rgb, size: u32, out: &mut [f32]) {
+    let whole = Crop { top: 0, left: 0, height: image.height, width: image.width };
+    if (image.width, image.height) == (size, size) {
+        return to_planes(image, out);
+    }
+    if size < 64 {
+        return to_planes(&crop_and_resize(image, whole, size, size, Filter::Bicubic), out);
+    }
+    let short = size * 256 / 224;
+    // torchvision's Resize: the longer side is cut to whole pixels.
+    let longer = |long: u32, side: u32| (short as u64 * long as u64 / side.max(1) as u64) as u32;
+    let (width, height) =
+        if image.width <= image.height { (short, longer(image.height, image.width)) } else { (longer(image.width, image.height), short) };
+    // A strip a thousand times longer than wide would fill memory: its middle is all that the crop sees.
+    let source = middle(image);
+    let (width, height) = if source == whole { (width, height) } else { (width.min(short * 64), height.min(short * 64)) };
+    let resized = crop_and_resize(image, source, width, height, Filter::Bicubic);
+    let half = |side: u32| ((side - size) as f32 / 2.0).round_ties_even() as u32;
+    let crop = Crop { top: half(height), left: half(width), height: size, width: size };
+    to_planes(&crop_and_resize(&resized, crop, size, size, Filter::Bicubic), out);
+}
+
+/// The whole image, or of a strip the middle 64 times its shorter side.
+fn middle(image: &Rgb) -> Crop {
+    let limit = |long: u32, short: u32| long.min(short.saturating_mul(64));
+    let (width, height) = (limit(image.width, image.height), limit(image.height, image.width));
+    Crop { top: (image.height - height) / 2, left: (image.width - width) / 2, height, width }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_follow_the_contract() {
+        let mut out = vec![0.0; 3 * 224 * 224];
+        let flat = |width, height| Rgb { width, height, pixels: vec![51; (width * height * 3) as usize] };
+        for (width, height) in [(224, 224), (400, 300), (300, 401), (10, 7), (1, 1), (1, 5000), (5000, 2)] {
+            out.fill(9.0);
+            evaluation_view(&flat(width, height), 224, &mut out);
+            assert!(out.iter().all(|v| (v - 0.2).abs() < 1e-6), "{width}x{height}");
+        }
+        let exact = Rgb { width: 2, height: 2, pixels: (0..12).map(|i| i * 20).collect() };
+        let mut small = [0.0; 12];
+        evaluation_view(&exact, 2, &mut small);
+        assert_eq!(small[..2], [0.0, 60.0 / 255.0]);
+    }
+}

@@ -1,0 +1,80 @@
+//! Images of odd kinds against what Pillow makes of them; `fixtures/make_fixtures.py` wrote both.
+
+use mimco_data::decode::{MAX_PIXELS, decode};
+use mimco_data::{Dataset, Rgb};
+use std::path::PathBuf;
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats")
+}
+
+fn both(name: &str) -> (Rgb, Rgb) {
+    let read = |name: &str| {
+        let bytes = std::fs::read(fixtures().join(name)).unwrap();
+        decode(&bytes, name, MAX_PIXELS).unwrap_or_else(|e| panic!("{e}"))
+    };
+    (read(name), read(&format!("{name}.rgb.png")))
+}
+
+/// Sizes agree and no value is more than `tolerance` away from Pillow's.
+fn assert_near(name: &str, tolerance: u8) {
+    let (ours, pillows) = both(name);
+    assert_eq!((ours.width, ours.height), (pillows.width, pillows.height), "{name}");
+    let away = ours.pixels.iter().zip(&pillows.pixels).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    assert!(away <= tolerance, "{name}: {away} of 255 away from Pillow's");
+}
+
+#[test]
+fn lossless_kinds_are_exact() {
+    for name in [
+        "palette.png",
+        "palette_transparent.png",
+        "one_bit.png",
+        "grey_alpha.png",
+        "rgba.png",
+        "grey16.png",
+        "palette.bmp",
+        "one_bit.bmp",
+        "rgba.bmp",
+        "rgba.webp",
+        "lzw.tif",
+        "packbits_grey.tif",
+        "palette.tif",
+        "one_bit.tif",
+        "rgba.tif",
+    ] {
+        assert_near(name, 0);
+    }
+}
+
+/// Decoders may round transforms and conversions of colours each in their way.
+#[test]
+fn lossy_kinds_are_near() {
+    for name in ["grey.jpg", "progressive.jpg", "lossy.webp", "jpeg.tif", "cmyk.jpg", "cmyk.tif"] {
+        assert_near(name, 4);
+    }
+    // Chroma at half size: how it is spread between its samples is a decoder's choice.
+    assert_near("chroma_420.jpg", 12);
+}
+
+#[test]
+fn orientation_is_honoured_in_every_format_that_has_it() {
+    for orientation in 1..=8 {
+        assert_near(&format!("orientation_{orientation}.jpg"), 4);
+    }
+    for kind in ["png", "webp", "tif"] {
+        assert_near(&format!("orientation_6.{kind}"), 0);
+    }
+    // Worked out by hand: 6 turns the picture a quarter clockwise, so red (top left) comes to lie top right.
+    let (image, _) = both("orientation_6.jpg");
+    assert_eq!((image.width, image.height), (16, 32));
+    let last = &image.pixels[15 * 3..16 * 3];
+    assert!(last[0] > 240 && last[1] < 15 && last[2] < 15, "{last:?}");
+}
+
+#[test]
+fn a_folder_of_all_kinds_is_a_set_without_broken_images() {
+    let set = Dataset::heap(&fixtures()).unwrap();
+    let broken: Vec<String> = (0..set.len()).filter_map(|i| set.load(i).err()).map(|e| e.to_string()).collect();
+    assert!(set.len() >= 60 && broken.is_empty(), "{broken:?}");
+}

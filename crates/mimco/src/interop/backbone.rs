@@ -1,0 +1,151 @@
+//! A backbone on disk: safetensors with timm's names, and in its metadata what shapes do not tell.
+
+use super::safetensors::{self, Tensor};
+use crate::Error;
+use crate::methods::mimco::Backbone;
+use crate::models::vit::{Position, Vit, VitConfig};
+use mimco_engine::Parameters;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The metadata key that holds [`Info`] as JSON.
+const KEY: &str = "mimco";
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// What a backbone is and where it comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// Architecture with sizes and heads.
+    pub model: VitConfig,
+    /// The architecture's name.
+    pub architecture: String,
+    /// Method that trained it, `random` for none.
+    pub method: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Updates done.
+    pub steps: u64,
+    /// Pooling of the feature that was trained.
+    pub pooling: String,
+}
+
+/// Settings that override what a file says, or says nothing of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackboneOverrides {
+    /// Attention heads.
+    pub heads: Option<usize>,
+    /// Mean of the channels.
+    pub mean: Option<[f32; 3]>,
+    /// Deviation of the channels.
+    pub std: Option<[f32; 3]>,
+}
+
+/// Writes the backbone and, beside it, `config.json` with the same facts for a reader.
+pub fn save(path: &Path, vit: &Vit, parameters: &Parameters, info: &Info) -> Result<(), Error> {
+    let names: BTreeMap<&str, &str> = parameters.entries().iter().map(|e| (e.name.as_str(), strip(&e.name))).collect();
+    let wanted = names_of(&vit.config);
+    let tensors: Vec<(String, Vec<usize>, &[f32])> = parameters
+        .entries()
+        .iter()
+        .filter(|e| wanted.iter().any(|(name, _)| name == names[e.name.as_str()]))
+        .map(|e| (names[e.name.as_str()].to_string(), e.shape.clone(), &parameters.flat()[e.range.clone()]))
+        .collect();
+    let json = |pretty: bool| {
+        let text = if pretty { serde_json::to_string_pretty(info) } else { serde_json::to_string(info) };
+        text.map_err(|e| Error::file(path, e))
+    };
+    let metadata = BTreeMap::from([(KEY.to_string(), json(false)?), ("format".to_string(), "pt".to_string())]);
+    safetensors::write_f32(path, &tensors, &metadata)?;
+    crate::files::write_atomically(&path.with_file_name("config.json"), (json(true)? + "\n").as_bytes())
+}
+
+fn strip(name: &str) -> &str {
+    name.strip_prefix("base_encoder.").unwrap_or(name)
+}
+
+/// timm's names and shapes for a model.
+fn names_of(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
+    let mut parameters = Parameters::new();
+    Vit::declare(config, &mut parameters, "");
+    parameters.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect()
+}
+
+/// Reads a backbone: this project's, or any file with timm's names (taken as timm's: width / 64 heads and ImageNet's mean and
+/// deviation, with a warning, unless overridden).
+///
+/// # Errors
+/// A file that is missing, not safetensors, or not a ViT; the first key that is missing or misshapen.
+pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<(Backbone, Option<Info>), Error> {
+    let file = safetensors::read(path)?;
+    let info = match file.metadata.get(KEY) {
+        Some(json) => {
+            let info: Info = serde_json::from_str(json)
+                .map_err(|e| Error::file(path, format!("its metadata cannot be read ({e}); export the backbone again")))?;
+            Some(info)
+        }
+        None => None,
+    };
+    let mut config = match &info {
+        Some(info) => info.model.clone(),
+        None => guess(path, &file.tensors, overrides)?,
+    };
+    config.heads = overrides.heads.unwrap_or(config.heads);
+    config.mean = overrides.mean.unwrap_or(config.mean);
+    config.std = overrides.std.unwrap_or(config.std);
+    check(path, &config)?;
+    let mut parameters = Parameters::new();
+    let vit = Vit::declare(&config, &mut parameters, "");
+    for entry in parameters.entries().to_vec() {
+        let tensor = file.tensors.get(&entry.name).ok_or_else(|| {
+            Error::file(path, format!("has no tensor `{}`; it is not a whole ViT backbone with timm's names", entry.name))
+        })?;
+        if tensor.shape != entry.shape {
+            return Err(Error::file(
+                path,
+                format!("`{}` is {:?} where {} needs {:?}", entry.name, tensor.shape, config.name(), entry.shape),
+            ));
+        }
+        if tensor.data.iter().any(|v| !v.is_finite()) {
+            return Err(Error::file(path, format!("`{}` holds numbers that are not finite; take an earlier checkpoint", entry.name)));
+        }
+        parameters.flat_mut()[entry.range].copy_from_slice(&tensor.data);
+    }
+    Ok((Backbone { vit, parameters }, info))
+}
+
+/// Sizes from the shapes of timm's keys.
+fn guess(path: &Path, tensors: &BTreeMap<String, Tensor>, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
+    let shape = |name: &str| tensors.get(name).map(|t| t.shape.as_slice());
+    let not = |what: &str| Error::file(path, format!("{what}; it is not a ViT backbone with timm's names, export or convert it first"));
+    let Some(&[width, 3, patch, patch2]) = shape("patch_embed.proj.weight") else {
+        return Err(not("has no `patch_embed.proj.weight` of [width, 3, patch, patch]"));
+    };
+    let Some(&[1, tokens, _]) = shape("pos_embed") else { return Err(not("has no `pos_embed` of [1, tokens, width]")) };
+    let Some(&[mlp, _]) = shape("blocks.0.mlp.fc1.weight") else { return Err(not("has no `blocks.0.mlp.fc1.weight`")) };
+    let depth = (0..).take_while(|i| tensors.contains_key(&format!("blocks.{i}.norm1.weight"))).count();
+    let grid = (tokens.saturating_sub(1) as f64).sqrt() as usize;
+    if patch != patch2 || patch == 0 || grid == 0 || grid * grid + 1 != tokens || width < 64 && overrides.heads.is_none() {
+        return Err(not(&format!("its {tokens} positions and patches of {patch}x{patch2} are no square image with a class token")));
+    }
+    let heads = overrides.heads.unwrap_or(width / 64);
+    tracing::warn!(
+        "{}: no metadata, so taken as timm's: {heads} heads{}, ImageNet mean and deviation; set model.heads, data.mean, data.std if it is \
+         somebody else's (MoCo v3's ViT-S has 12 heads)",
+        path.display(),
+        if overrides.heads.is_some() { " (set)" } else { " (width / 64)" }
+    );
+    let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
+    Ok(VitConfig { width, depth, heads, mlp, patch, image: grid * patch, position: Position::Learned, mean, std })
+}
+
+fn check(path: &Path, config: &VitConfig) -> Result<(), Error> {
+    if config.heads == 0 || !config.width.is_multiple_of(config.heads) {
+        return Err(Error::Setting(format!("{}: {} heads do not divide a width of {}; set model.heads", path.display(), config.heads, config.width)));
+    }
+    if config.patch == 0 || config.image < config.patch || config.depth == 0 || config.std.iter().any(|s| *s <= 0.0) {
+        return Err(Error::file(path, "its sizes are not those of a ViT; export the backbone again"));
+    }
+    Ok(())
+}

@@ -1,0 +1,389 @@
+//! MimCo (Zhou et al. 2022): a student that sees the masked image reconstructs a frozen contrastive teacher's features of the whole
+//! one, patch by patch and as a whole image, both by contrastive losses.
+//!
+//! The paper's abstract fixes the two stages, the frozen teacher and the two losses; what it leaves open are settings here.
+
+use super::mask::MaskGenerator;
+use super::{Clock, Figures, Method, StateArray};
+use crate::models::heads::LightHead;
+use crate::models::vit::{Forward, Vit};
+use crate::settings::{Config, HeadKind, ImageLoss, Mimco as Settings, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
+use mimco_data::augment::MimAugment;
+use mimco_data::loader::{Batch, Pipeline};
+use mimco_data::random::{Purpose, Rng, keyed};
+use mimco_engine::ops::{Candidates, Contrast, Masked, layer_norm_plain};
+use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
+use std::sync::Arc;
+
+/// A frozen backbone with its own parameters.
+#[derive(Clone)]
+pub struct Backbone {
+    /// The model.
+    pub vit: Vit,
+    /// Its parameters.
+    pub parameters: Parameters,
+}
+
+/// A MimCo training.
+pub struct Mimco {
+    settings: Settings,
+    augment: MimAugment,
+    forward: Forward,
+    drop_path: f32,
+    teacher: Backbone,
+    student: Vit,
+    mask_token: ParameterId,
+    patch_head: LightHead,
+    image_head: LightHead,
+    parameters: Parameters,
+    mask: MaskGenerator,
+    queue: Queue,
+    /// The step's image targets and their owners, for the queue once the step is done.
+    pending: Vec<(Vec<f32>, Vec<u32>)>,
+}
+
+/// Past image features of the teacher, the oldest replaced first.
+struct Queue {
+    capacity: usize,
+    width: usize,
+    features: Vec<f32>,
+    owners: Vec<u64>,
+    next: usize,
+}
+
+impl Mimco {
+    /// A training at its beginning; `images` is the size of the training set, of which the queue holds at most half.
+    ///
+    /// # Errors
+    /// Where the teacher's token grid is not the student's, or a student that is to begin as the teacher has another shape.
+    pub fn new(config: &Config, settings: &Settings, mask: MaskGenerator, teacher: Backbone, images: usize) -> Result<Mimco, crate::Error> {
+        let vit = config.vit();
+        let theirs = &teacher.vit.config;
+        if theirs.grid() != vit.grid() || theirs.image != vit.image {
+            return Err(crate::Error::Setting(format!(
+                "the teacher's tokens do not lie on the student's: the teacher has {0}x{0} patches of {1} px at {2} px, the student \
+                 {3}x{3} of {4} px at {5} px; set model.patch_size={1} model.image_size={2}, or take another teacher",
+                theirs.grid(), theirs.patch, theirs.image, vit.grid(), vit.patch, vit.image
+            )));
+        }
+        if let Some(layer) = settings.teacher_layer.set().filter(|&layer| layer < 1 || layer > theirs.depth) {
+            return Err(crate::Error::Setting(format!(
+                "mimco.teacher_layer={layer}: the teacher has blocks 1 to {}; give one of them, or \"last\"", theirs.depth
+            )));
+        }
+        let mut parameters = Parameters::new();
+        let student = Vit::declare(&vit, &mut parameters, "");
+        let mask_token = parameters.add("mask_token", &[1, 1, vit.width]);
+        parameters.entry_mut(mask_token).decay = 0.0;
+        let widths = match settings.head {
+            HeadKind::Linear => vec![vit.width, theirs.width],
+            HeadKind::Mlp => vec![vit.width, vit.width.max(theirs.width), theirs.width],
+        };
+        let patch_head = LightHead::declare(&mut parameters, "patch_head", &widths);
+        let image_head = LightHead::declare(&mut parameters, "image_head", &widths);
+        student.initialise(&mut parameters, config.seed);
+        crate::models::initialise::truncated_normal(
+            parameters.get_mut(mask_token), 0.02, &mut keyed(config.seed, Purpose::Init, 3, 0),
+        );
+        patch_head.initialise(&mut parameters, config.seed, 0);
+        image_head.initialise(&mut parameters, config.seed, 1);
+        if settings.student_init == StudentInit::Teacher {
+            copy_backbone(&teacher, &student, &mut parameters)?;
+        }
+        let capacity = if settings.image_loss == ImageLoss::Queue { settings.queue_size.min(images / 2) } else { 0 };
+        let queue = Queue { capacity, width: theirs.width, features: Vec::new(), owners: Vec::new(), next: 0 };
+        Ok(Mimco {
+            settings: settings.clone(),
+            augment: config.mim_augment(),
+            forward: Forward { recompute: config.train.recompute, ..Forward::default() },
+            drop_path: config.model.drop_path,
+            teacher,
+            student,
+            mask_token,
+            patch_head,
+            image_head,
+            parameters,
+            mask,
+            queue,
+            pending: Vec::new(),
+        })
+    }
+
+    /// The loss of a batch of crops [batch, 3, size, size] in 0..1, hidden where `places` [batch · patches] says, its gradient added to
+    /// `gradients` times `share`. `owners` [batch] are the images' numbers in the set.
+    pub fn losses(
+        &mut self,
+        images: &Tensor,
+        places: Arc<[bool]>,
+        owners: &[u32],
+        clock: Clock,
+        share: f32,
+        gradients: &mut [f32],
+    ) -> Figures {
+        let targets = self.teacher_features(images);
+        let mut tape = Tape::recording(&self.parameters);
+        let how = Forward {
+            masked: Some(Masked { token: self.mask_token, places: places.clone() }),
+            drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.step)),
+            ..self.forward.clone()
+        };
+        let tokens = self.student.forward(&mut tape, images, &how); // [batch · (1 + patches), width]
+
+        let mut figures = Figures::new();
+        let mut losses: Vec<(Var, f32)> = Vec::new();
+        if self.settings.patch_loss != PatchLoss::Off {
+            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &places, clock);
+            let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
+            figures.insert("train/loss_patch", (loss.value.item() * factor) as f64);
+            figures.extend(wins.map(|wins| ("train/acc_patch", wins as f64)));
+            losses.push((loss, factor * self.settings.patch_weight));
+        }
+        if self.settings.image_loss != ImageLoss::Off {
+            let (loss, wins, alignment) = self.image_loss(&mut tape, &tokens, &targets, owners);
+            let factor = self.factor(self.settings.image_temperature);
+            figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
+            figures.insert("train/acc_image", wins as f64);
+            figures.insert("health/teacher_alignment", alignment);
+            losses.push((loss, factor * self.settings.image_weight));
+        }
+        let loss = tape.weighted_sum(&losses);
+        tape.backward(&loss, Tensor::scalar(share), gradients, None);
+        figures.insert("train/loss", loss.value.item() as f64);
+        figures
+    }
+
+    /// The teacher's tokens of the whole crop, [batch · (1 + patches), width]: inference, nothing kept.
+    fn teacher_features(&self, images: &Tensor) -> Tensor {
+        let how = Forward { blocks: self.settings.teacher_layer.set(), ..Forward::default() };
+        let features = self.teacher.vit.forward(&mut Tape::inference(&self.teacher.parameters), images, &how).value;
+        match self.settings.teacher_norm {
+            TeacherNorm::None => features,
+            TeacherNorm::Layer => layer_norm_plain(&features, crate::models::vit::NORM_EPS),
+        }
+    }
+
+    /// Each hidden patch against the teacher's patches: of its image, of the batch, or by L1.
+    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, places: &[bool], clock: Clock) -> (Var, Option<f32>) {
+        let patches = self.student.config.patches();
+        let batch = places.len() / patches;
+        let row = |place: usize| place / patches * (patches + 1) + place % patches + 1;
+        let hidden: Vec<usize> = (0..places.len()).filter(|&place| places[place]).collect();
+        let hidden_rows: Arc<[usize]> = hidden.iter().map(|&place| row(place)).collect();
+        let prediction = tape.select_rows(tokens, &hidden_rows);
+        let prediction = self.patch_head.forward(tape, &prediction); // [batch · hidden, teacher's width]
+        let width = targets.width();
+        let own = gather(targets, &hidden_rows); // [batch · hidden, teacher's width]
+        let temperature = self.settings.patch_temperature;
+        let count = hidden.len() / batch;
+        match (self.settings.patch_loss, self.settings.patch_candidates) {
+            (PatchLoss::L1 | PatchLoss::Off, _) => (tape.l1(&prediction, &own), None),
+            (PatchLoss::ImageNegatives, PatchCandidates::Masked) => {
+                let target: Vec<u32> = (0..hidden.len()).map(|i| (i % count.max(1)) as u32).collect();
+                let keys = &own.reshape([batch, count, width]);
+                let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
+                let (loss, wins) = tape.info_nce(&prediction, &contrast);
+                (loss, Some(wins))
+            }
+            (PatchLoss::ImageNegatives, PatchCandidates::All) => {
+                let all: Arc<[usize]> = (0..places.len()).map(row).collect();
+                let target: Vec<u32> = hidden.iter().map(|&place| (place % patches) as u32).collect();
+                let keys = &gather(targets, &all).reshape([batch, patches, width]);
+                let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
+                let (loss, wins) = tape.info_nce(&prediction, &contrast);
+                (loss, Some(wins))
+            }
+            (PatchLoss::BatchNegatives, _) => {
+                let drawn = draw(hidden.len(), self.settings.batch_candidates, clock);
+                let rows: Arc<[usize]> = drawn.iter().map(|&i| hidden_rows[i]).collect();
+                let keys = &gather(targets, &rows).reshape([1, drawn.len(), width]);
+                // A row's own target counts once, drawn or not.
+                let (row_owners, key_owners): (Vec<u64>, Vec<u64>) =
+                    ((0..hidden.len() as u64).collect(), drawn.iter().map(|&i| i as u64).collect());
+                let owners = Some((&row_owners[..], &key_owners[..]));
+                let contrast = Contrast { keys, candidates: Candidates::Beside(&own), owners, temperature };
+                let (loss, wins) = tape.info_nce(&prediction, &contrast);
+                (loss, Some(wins))
+            }
+        }
+    }
+
+    /// The whole masked image against the teacher's whole images: of the batch, or of a queue.
+    fn image_loss(&mut self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, owners: &[u32]) -> (Var, f32, f64) {
+        let batch = owners.len();
+        let (offsets, class) = (self.student.offsets(batch), self.student.class_rows(batch));
+        let (pooled, target) = match self.settings.pooling {
+            Pooling::Class => (tape.select_rows(tokens, &class), gather(targets, &class)),
+            Pooling::Mean => {
+                let target = Tape::inference(&self.teacher.parameters).mean_tokens(&Var::constant(targets.clone()), &offsets);
+                (tape.mean_tokens(tokens, &offsets), target.value)
+            }
+        };
+        let prediction = self.image_head.forward(tape, &pooled); // [batch, teacher's width]
+        let temperature = self.settings.image_temperature;
+        let alignment = mean_cosine(&prediction.value, &target);
+        let (loss, wins) = if self.settings.image_loss == ImageLoss::Queue {
+            let keys = Tensor::from_slice([1, self.queue.owners.len(), target.width()], &self.queue.features);
+            let owners_wide: Vec<u64> = owners.iter().map(|&i| i as u64).collect();
+            let owners = Some((&owners_wide[..], &self.queue.owners[..]));
+            let contrast = Contrast { keys: &keys, candidates: Candidates::Beside(&target), owners, temperature };
+            tape.info_nce(&prediction, &contrast)
+        } else {
+            let places: Vec<u32> = (0..batch as u32).collect();
+            let keys = &target.reshape([1, batch, target.width()]);
+            let contrast = Contrast { keys, candidates: Candidates::Among(&places), owners: None, temperature };
+            tape.info_nce(&prediction, &contrast)
+        };
+        self.pending.push((target.data().to_vec(), owners.to_vec()));
+        (loss, wins, alignment)
+    }
+
+    /// MoCo v3's factor 2τ, which makes gradients alike across temperatures.
+    fn factor(&self, temperature: f32) -> f32 {
+        if self.settings.scale_by_temperature { 2.0 * temperature } else { 1.0 }
+    }
+
+    /// The frozen teacher.
+    pub fn teacher(&self) -> &Backbone {
+        &self.teacher
+    }
+}
+
+impl Method for Mimco {
+    fn pipeline(&self) -> Pipeline {
+        Pipeline::Mim(self.augment.clone())
+    }
+
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn parameters_mut(&mut self) -> &mut Parameters {
+        &mut self.parameters
+    }
+
+    fn step(&mut self, batch: &Batch, clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
+        let size = self.student.config.image;
+        let images = Tensor::from_slice([batch.indices.len(), 3, size, size], &batch.views[0]);
+        let masks = batch.indices.iter().flat_map(|&index| self.mask.draw(clock.seed, clock.epoch, index as u64));
+        let places: Arc<[bool]> = masks.collect();
+        self.losses(&images, places, &batch.indices, clock, share, gradients)
+    }
+
+    fn updated(&mut self, _clock: Clock) {
+        for (features, owners) in std::mem::take(&mut self.pending) {
+            self.queue.push(&features, &owners);
+        }
+    }
+
+    fn skip(&mut self) {
+        self.pending.clear();
+    }
+
+    fn state(&self) -> Vec<StateArray> {
+        let queue = &self.queue;
+        if queue.owners.is_empty() {
+            return Vec::new();
+        }
+        // Image numbers below 2^24 are exact in f32; larger ones go in two halves.
+        let halves = |f: fn(u64) -> u64| queue.owners.iter().map(|&o| f(o) as f32).collect::<Vec<f32>>();
+        let n = queue.owners.len();
+        let array = |name: &str, shape: Vec<usize>, data| StateArray { name: format!("queue.{name}"), shape, data };
+        vec![
+            array("features", vec![n, queue.width], queue.features.clone()),
+            array("owners_high", vec![n], halves(|o| o >> 16)),
+            array("owners_low", vec![n], halves(|o| o & 0xffff)),
+            array("next", vec![2], vec![(queue.next >> 16) as f32, (queue.next & 0xffff) as f32]),
+        ]
+    }
+
+    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, crate::Error>) -> Result<(), crate::Error> {
+        if self.queue.capacity == 0 {
+            return Ok(());
+        }
+        // 0 asks for any size: the queue may not have been full, or begun.
+        let next = find("queue.next", 0)?;
+        let [high, low] = next[..] else { return Ok(()) };
+        let (highs, lows) = (find("queue.owners_high", 0)?, find("queue.owners_low", 0)?);
+        self.queue.next = ((high as usize) << 16) | low as usize;
+        self.queue.owners = highs.iter().zip(&lows).map(|(&h, &l)| ((h as u64) << 16) | l as u64).collect();
+        self.queue.features = find("queue.features", self.queue.owners.len() * self.queue.width)?;
+        Ok(())
+    }
+
+    /// The student's forward and backward (twice a forward), the teacher's forward.
+    fn flop_per_image(&self) -> f64 {
+        3.0 * self.student.config.forward_flop() + self.teacher.vit.config.forward_flop()
+    }
+
+    fn backbone(&self) -> (&Vit, &Parameters) {
+        (&self.student, &self.parameters)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, features: &[f32], owners: &[u32]) {
+        if self.capacity == 0 {
+            return;
+        }
+        for (feature, &owner) in features.chunks_exact(self.width).zip(owners) {
+            if self.owners.len() < self.capacity {
+                self.features.extend_from_slice(feature);
+                self.owners.push(owner as u64);
+            } else {
+                self.features[self.next * self.width..][..self.width].copy_from_slice(feature);
+                self.owners[self.next] = owner as u64;
+            }
+            self.next = (self.next + 1) % self.capacity;
+        }
+    }
+}
+
+/// Rows `rows` of x.
+fn gather(x: &Tensor, rows: &Arc<[usize]>) -> Tensor {
+    let width = x.width();
+    let mut y = Tensor::stale([rows.len(), width]);
+    for (y, &row) in y.data_mut().chunks_exact_mut(width).zip(&rows[..]) {
+        y.copy_from_slice(&x.data()[row * width..][..width]);
+    }
+    y
+}
+
+/// At most `limit` of `0..n`, in rising order: all of them, or a draw keyed by the step.
+fn draw(n: usize, limit: usize, clock: Clock) -> Vec<usize> {
+    let mut all: Vec<usize> = (0..n).collect();
+    if n > limit {
+        let mut rng = keyed(clock.seed, Purpose::Candidates, clock.epoch, clock.step);
+        for i in 0..limit {
+            let other = i + (rng.next_u64() % (n - i) as u64) as usize;
+            all.swap(i, other);
+        }
+        all.truncate(limit);
+        all.sort_unstable();
+    }
+    all
+}
+
+fn mean_cosine(a: &Tensor, b: &Tensor) -> f64 {
+    let width = a.width();
+    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x * y) as f64).sum::<f64>();
+    let pairs = a.data().chunks_exact(width).zip(b.data().chunks_exact(width));
+    let sum: f64 = pairs.map(|(x, y)| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt().max(1e-12)).sum();
+    sum / a.rows().max(1) as f64
+}
+
+/// The student begins as the teacher: the same names with the same shapes, and the same heads.
+fn copy_backbone(teacher: &Backbone, student: &Vit, parameters: &mut Parameters) -> Result<(), crate::Error> {
+    let (a, b) = (&teacher.vit.config, &student.config);
+    if (a.width, a.depth, a.heads, a.mlp, a.patch) != (b.width, b.depth, b.heads, b.mlp, b.patch) {
+        return Err(crate::Error::Setting(format!(
+            "mimco.student_init=teacher needs a student shaped as the teacher, which is {}, not {}; set model.arch and model.heads, or \
+             mimco.student_init=random", a.name(), b.name()
+        )));
+    }
+    for entry in teacher.parameters.entries() {
+        if let Some(id) = parameters.find(&entry.name) {
+            parameters.get_mut(id).copy_from_slice(&teacher.parameters.flat()[entry.range.clone()]);
+        }
+    }
+    Ok(())
+}

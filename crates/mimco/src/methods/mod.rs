@@ -1,0 +1,60 @@
+//! The methods: one training step of each, on one screen.
+
+pub mod mask;
+pub mod mimco;
+pub mod moco_v3;
+
+use crate::models::vit::Vit;
+use mimco_data::loader::{Batch, Pipeline};
+use mimco_engine::Parameters;
+use std::collections::BTreeMap;
+
+/// Where a training stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    /// Updates done.
+    pub step: u64,
+    /// Updates of the whole run.
+    pub total: u64,
+    /// Epoch, from 0.
+    pub epoch: u64,
+    /// The run's seed.
+    pub seed: u64,
+}
+
+/// Figures of a step by their metric names.
+pub type Figures = BTreeMap<&'static str, f64>;
+
+/// A named array of a method's further state, for checkpoints.
+pub struct StateArray {
+    /// Its name.
+    pub name: String,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its elements.
+    pub data: Vec<f32>,
+}
+
+/// What the training loop needs of a method.
+pub trait Method {
+    /// How images become views.
+    fn pipeline(&self) -> Pipeline;
+    /// The trained parameters.
+    fn parameters(&self) -> &Parameters;
+    /// The trained parameters, for the optimizer and checkpoints.
+    fn parameters_mut(&mut self) -> &mut Parameters;
+    /// Loss of a batch; adds `share` times its gradient to `gradients`. Changes nothing that [`Method::skip`] does not take back.
+    fn step(&mut self, batch: &Batch, clock: Clock, share: f32, gradients: &mut [f32]) -> Figures;
+    /// After an update of the parameters (`clock.step` updates done): momentum encoder, queue.
+    fn updated(&mut self, clock: Clock);
+    /// In place of an update, where loss or gradient were not finite.
+    fn skip(&mut self);
+    /// State beside the parameters: momentum encoder, running statistics, queue.
+    fn state(&self) -> Vec<StateArray>;
+    /// Takes back what [`Method::state`] gave; the array of a name, with the size that is needed.
+    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, crate::Error>) -> Result<(), crate::Error>;
+    /// Floating-point operations of a training step for one image, heads left out.
+    fn flop_per_image(&self) -> f64;
+    /// The backbone to evaluate and export.
+    fn backbone(&self) -> (&Vit, &Parameters);
+}

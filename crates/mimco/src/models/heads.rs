@@ -1,0 +1,96 @@
+//! The heads of the methods: MoCo v3's projector and predictor with batch norm, MimCo's light ones.
+
+use super::initialise::{linear_uniform, truncated_normal};
+use mimco_data::random::{Purpose, keyed};
+use mimco_engine::ops::{Activation, RunningStatistics};
+use mimco_engine::{ParameterId, Parameters, Tape, Var};
+
+/// Linear layers without bias, batch norm after each; ReLU between, the last norm without weight and bias.
+#[derive(Clone)]
+pub struct BatchNormMlp {
+    layers: Vec<ParameterId>,
+    norms: Vec<(ParameterId, ParameterId)>,
+    widths: Vec<usize>,
+}
+
+impl BatchNormMlp {
+    /// `widths` = input, hidden ..., output; names `prefix.layers.I.weight`, `prefix.norms.I.weight` and `.bias`.
+    pub fn declare(parameters: &mut Parameters, prefix: &str, widths: &[usize]) -> Self {
+        let count = widths.len() - 1;
+        let layers = (0..count)
+            .map(|i| parameters.add(format!("{prefix}.layers.{i}.weight"), &[widths[i + 1], widths[i]]))
+            .collect();
+        let norms = (0..count - 1)
+            .map(|i| {
+                let mut add = |what| parameters.add(format!("{prefix}.norms.{i}.{what}"), &[widths[i + 1]]);
+                (add("weight"), add("bias"))
+            })
+            .collect();
+        BatchNormMlp { layers, norms, widths: widths.to_vec() }
+    }
+
+    /// Weights as PyTorch begins linear layers, norms at 1 and 0.
+    pub fn initialise(&self, parameters: &mut Parameters, seed: u64, place: u64) {
+        let rng = &mut keyed(seed, Purpose::Init, 1, place);
+        for (layer, &inputs) in self.layers.iter().zip(&self.widths) {
+            linear_uniform(parameters.get_mut(*layer), inputs, rng);
+        }
+        for (weight, _) in &self.norms {
+            parameters.get_mut(*weight).fill(1.0);
+        }
+    }
+
+    /// Running statistics at their beginning, one a norm.
+    pub fn statistics(&self) -> Vec<RunningStatistics> {
+        self.widths[1..].iter().map(|&width| RunningStatistics::new(width)).collect()
+    }
+
+    /// x [rows, input] -> [rows, output]; each norm uses this batch's statistics and updates its running ones.
+    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var, statistics: &mut [RunningStatistics]) -> Var {
+        let mut x = x.clone();
+        for (i, (&layer, statistics)) in self.layers.iter().zip(statistics).enumerate() {
+            x = tape.linear(&x, layer, None, Activation::None);
+            let affine = self.norms.get(i).copied();
+            x = tape.batch_norm(&x, affine, affine.is_some(), statistics);
+        }
+        x
+    }
+}
+
+/// A linear map, or two with GELU between: from the student's width to the teacher's.
+#[derive(Clone)]
+pub struct LightHead {
+    layers: Vec<(ParameterId, ParameterId)>,
+}
+
+impl LightHead {
+    /// `widths` = input, (hidden,) output; names `prefix.I.weight` and `.bias`.
+    pub fn declare(parameters: &mut Parameters, prefix: &str, widths: &[usize]) -> Self {
+        let layers = widths
+            .windows(2)
+            .enumerate()
+            .map(|(i, pair)| {
+                let weight = parameters.add(format!("{prefix}.{i}.weight"), &[pair[1], pair[0]]);
+                (weight, parameters.add(format!("{prefix}.{i}.bias"), &[pair[1]]))
+            })
+            .collect();
+        LightHead { layers }
+    }
+
+    /// Truncated normal weights of deviation 0.02, zero biases.
+    pub fn initialise(&self, parameters: &mut Parameters, seed: u64, place: u64) {
+        let rng = &mut keyed(seed, Purpose::Init, 2, place);
+        for (weight, _) in &self.layers {
+            truncated_normal(parameters.get_mut(*weight), 0.02, rng);
+        }
+    }
+
+    /// x [rows, input] -> [rows, output].
+    pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Var {
+        let last = self.layers.len() - 1;
+        self.layers.iter().enumerate().fold(x.clone(), |x, (i, &(weight, bias))| {
+            let activation = if i < last { Activation::Gelu } else { Activation::None };
+            tape.linear(&x, weight, Some(bias), activation)
+        })
+    }
+}

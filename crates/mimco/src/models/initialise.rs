@@ -1,0 +1,36 @@
+//! How weights begin.
+
+use mimco_data::random::Rng;
+
+/// Xavier uniform: U(-a, a) with a = sqrt(6 / (inputs + outputs)).
+pub fn xavier_uniform(values: &mut [f32], inputs: usize, outputs: usize, rng: &mut impl Rng) {
+    uniform(values, (6.0 / (inputs + outputs) as f32).sqrt(), rng);
+}
+
+/// PyTorch's own for a linear layer: U(-a, a) with a = 1 / sqrt(inputs).
+pub fn linear_uniform(values: &mut [f32], inputs: usize, rng: &mut impl Rng) {
+    uniform(values, 1.0 / (inputs as f32).sqrt(), rng);
+}
+
+fn uniform(values: &mut [f32], a: f32, rng: &mut impl Rng) {
+    values.iter_mut().for_each(|v| *v = a * (2.0 * unit(rng) - 1.0));
+}
+
+/// Normal of this deviation, cut at two deviations (drawn again outside), as ViTs begin.
+pub fn truncated_normal(values: &mut [f32], deviation: f32, rng: &mut impl Rng) {
+    for v in values {
+        *v = loop {
+            // Box and Muller's transform; 1 - u keeps the logarithm finite.
+            let (radius, angle) = ((-2.0 * (1.0 - unit(rng)).ln()).sqrt(), std::f32::consts::TAU * unit(rng));
+            let normal = radius * angle.cos();
+            if normal.abs() <= 2.0 {
+                break normal * deviation;
+            }
+        };
+    }
+}
+
+/// Uniform in [0, 1), 24 bits.
+fn unit(rng: &mut impl Rng) -> f32 {
+    (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
+}

@@ -1,0 +1,5 @@
+//! The models: vision transformers and the heads of the methods, with timm's parameter names.
+
+pub mod heads;
+pub mod initialise;
+pub mod vit;

@@ -1,0 +1,271 @@
+//! The vision transformer of Dosovitskiy et al. (2021) with pre-norm blocks, as timm names its parts.
+
+use super::initialise::{truncated_normal, xavier_uniform};
+use mimco_data::random::{Purpose, keyed};
+use mimco_engine::ops::{Activation, DropPath, Masked};
+use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// Epsilon of every layer norm, timm's for ViTs.
+pub const NORM_EPS: f32 = 1e-6;
+const CHANNELS: usize = 3;
+
+/// How positions begin, and whether they are trained.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Position {
+    /// Trained, begun from a normal distribution.
+    Learned,
+    /// Fixed two-dimensional sines and cosines, the class token's row zero.
+    Sincos,
+}
+
+/// All that fixes a vision transformer's shapes and meaning.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct VitConfig {
+    /// Width of a token.
+    pub width: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads of a block; shapes do not tell it, so it is always written down.
+    pub heads: usize,
+    /// Hidden width of a block's MLP.
+    pub mlp: usize,
+    /// Side of a patch in pixels.
+    pub patch: usize,
+    /// Side of the image in pixels.
+    pub image: usize,
+    /// Kind of positions.
+    pub position: Position,
+    /// Mean of the training images' channels, values in 0..1.
+    pub mean: [f32; 3],
+    /// Deviation of the training images' channels.
+    pub std: [f32; 3],
+}
+
+impl VitConfig {
+    /// Patches along a side.
+    pub fn grid(&self) -> usize {
+        self.image / self.patch
+    }
+
+    /// Patches of an image.
+    pub fn patches(&self) -> usize {
+        self.grid() * self.grid()
+    }
+
+    /// The architecture's name; the heads are part of it, since shapes do not tell them.
+    pub fn name(&self) -> String {
+        let size = match (self.width, self.depth) {
+            (128, 6) => "nano".into(),
+            (192, 12) => "tiny".into(),
+            (384, 12) => "small".into(),
+            (768, 12) => "base".into(),
+            (1024, 24) => "large".into(),
+            (width, depth) => format!("w{width}d{depth}"),
+        };
+        format!("vit_{size}_h{}_patch{}_{}", self.heads, self.patch, self.image)
+    }
+
+    /// Multiply-adds of one image's forward pass, twice (FLOP), attention included.
+    pub fn forward_flop(&self) -> f64 {
+        let (n, d, mlp) = ((self.patches() + 1) as f64, self.width as f64, self.mlp as f64);
+        let block = n * (4.0 * d * d + 2.0 * d * mlp) + 2.0 * n * n * d;
+        let embed = self.patches() as f64 * d * (CHANNELS * self.patch * self.patch) as f64;
+        2.0 * (self.depth as f64 * block + embed)
+    }
+}
+
+/// A vision transformer's parameters by their places in a [`Parameters`].
+#[derive(Clone)]
+pub struct Vit {
+    /// Its sizes.
+    pub config: VitConfig,
+    patch_weight: ParameterId,
+    patch_bias: ParameterId,
+    class: ParameterId,
+    positions: ParameterId,
+    blocks: Vec<Block>,
+    norm: Norm,
+}
+
+#[derive(Clone, Copy)]
+struct Norm {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+#[derive(Clone, Copy)]
+struct Linear {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    norm1: Norm,
+    qkv: Linear,
+    proj: Linear,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+/// How one forward pass runs.
+#[derive(Clone, Default)]
+pub struct Forward {
+    /// Patches to hide behind the mask token.
+    pub masked: Option<Masked>,
+    /// Drop path: the rate of the last block (the first has 0, linear between) and the key (seed, step) of its draws.
+    pub drop_path: Option<(f32, u64, u64)>,
+    /// Blocks to run; all unless told.
+    pub blocks: Option<usize>,
+    /// Keep each block's input alone and run it once more in the backward pass.
+    pub recompute: bool,
+}
+
+impl Vit {
+    /// Adds the model's parameters, zeros, to a table; names are timm's behind `prefix`.
+    pub fn declare(config: &VitConfig, parameters: &mut Parameters, prefix: &str) -> Vit {
+        let d = config.width;
+        let mut add = |name: String, shape: &[usize]| parameters.add(format!("{prefix}{name}"), shape);
+        let class = add("cls_token".into(), &[1, 1, d]);
+        let positions = add("pos_embed".into(), &[1, config.patches() + 1, d]);
+        let patch_weight = add("patch_embed.proj.weight".into(), &[d, CHANNELS, config.patch, config.patch]);
+        let patch_bias = add("patch_embed.proj.bias".into(), &[d]);
+        let blocks = (0..config.depth)
+            .map(|i| {
+                let mut linear = |name: &str, inputs, outputs| Linear {
+                    weight: add(format!("blocks.{i}.{name}.weight"), &[outputs, inputs]),
+                    bias: add(format!("blocks.{i}.{name}.bias"), &[outputs]),
+                };
+                let (qkv, proj) = (linear("attn.qkv", d, 3 * d), linear("attn.proj", d, d));
+                let (fc1, fc2) = (linear("mlp.fc1", d, config.mlp), linear("mlp.fc2", config.mlp, d));
+                let mut norm = |name: &str| Norm {
+                    weight: add(format!("blocks.{i}.{name}.weight"), &[d]),
+                    bias: add(format!("blocks.{i}.{name}.bias"), &[d]),
+                };
+                Block { norm1: norm("norm1"), qkv, proj, norm2: norm("norm2"), fc1, fc2 }
+            })
+            .collect();
+        let norm = Norm { weight: add("norm.weight".into(), &[d]), bias: add("norm.bias".into(), &[d]) };
+        for id in [class, positions] {
+            parameters.entry_mut(id).decay = 0.0; // positions and tokens are not matrices, whatever their shape
+        }
+        parameters.entry_mut(positions).trainable = config.position == Position::Learned;
+        Vit { config: config.clone(), patch_weight, patch_bias, class, positions, blocks, norm }
+    }
+
+    /// Random weights: Xavier uniform for matrices (q, k and v each on its own), zeros for biases, ones for norms, as MoCo v3 and MAE begin.
+    pub fn initialise(&self, parameters: &mut Parameters, seed: u64) {
+        let (d, mlp) = (self.config.width, self.config.mlp);
+        let rng = &mut keyed(seed, Purpose::Init, 0, 0);
+        xavier_uniform(parameters.get_mut(self.patch_weight), CHANNELS * self.config.patch * self.config.patch, d, rng);
+        truncated_normal(parameters.get_mut(self.class), 1e-6, rng);
+        match self.config.position {
+            Position::Learned => truncated_normal(parameters.get_mut(self.positions), 0.02, rng),
+            Position::Sincos => sincos_positions(parameters.get_mut(self.positions), self.config.grid(), d),
+        }
+        for block in &self.blocks {
+            for third in parameters.get_mut(block.qkv.weight).chunks_exact_mut(d * d) {
+                xavier_uniform(third, d, d, rng);
+            }
+            xavier_uniform(parameters.get_mut(block.proj.weight), d, d, rng);
+            xavier_uniform(parameters.get_mut(block.fc1.weight), d, mlp, rng);
+            xavier_uniform(parameters.get_mut(block.fc2.weight), mlp, d, rng);
+            parameters.get_mut(block.norm1.weight).fill(1.0);
+            parameters.get_mut(block.norm2.weight).fill(1.0);
+        }
+        parameters.get_mut(self.norm.weight).fill(1.0);
+    }
+
+    /// Keeps the patch embedding as it is (MoCo v3's stable variant: random and frozen).
+    pub fn freeze_patch_embedding(&self, parameters: &mut Parameters) {
+        for id in [self.patch_weight, self.patch_bias] {
+            parameters.entry_mut(id).trainable = false;
+        }
+    }
+
+    /// Where each image's tokens begin: [batch + 1].
+    pub fn offsets(&self, batch: usize) -> Arc<[usize]> {
+        (0..=batch).map(|i| i * (self.config.patches() + 1)).collect()
+    }
+
+    /// Rows of the class tokens: [batch].
+    pub fn class_rows(&self, batch: usize) -> Arc<[usize]> {
+        self.offsets(batch)[..batch].into()
+    }
+
+    /// Images [batch, 3, size, size] in 0..1 -> tokens after the final norm [batch · (1 + patches), width], class token first.
+    pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, how: &Forward) -> Var {
+        let batch = images.dims()[0];
+        let offsets = self.offsets(batch);
+        let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch_weight, self.patch_bias);
+        let mut x = tape.tokens(&patches, self.class, self.positions, how.masked.clone());
+        let depth = how.blocks.unwrap_or(self.blocks.len());
+        for (i, block) in self.blocks[..depth].iter().enumerate() {
+            let drops = how.drop_path.map(|(rate, seed, step)| {
+                let rate = rate * i as f32 / (self.blocks.len() - 1).max(1) as f32;
+                [0, 1].map(|branch| drop_path(rate, &offsets, seed, step, (2 * i + branch) as u64))
+            });
+            let (block, offsets, heads) = (*block, offsets.clone(), self.config.heads);
+            let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, &drops);
+            x = if how.recompute { tape.recompute(&x, run) } else { run(tape, &x) };
+        }
+        tape.layer_norm(&x, self.norm.weight, self.norm.bias, NORM_EPS)
+    }
+}
+
+impl Block {
+    /// x + attention(norm1(x)), then x + mlp(norm2(x)).
+    fn forward(
+        &self,
+        tape: &mut Tape<'_>,
+        x: &Var,
+        offsets: &Arc<[usize]>,
+        heads: usize,
+        drops: &Option<[Option<DropPath>; 2]>,
+    ) -> Var {
+        let [drop1, drop2] = drops.clone().unwrap_or_default();
+        let y = tape.layer_norm(x, self.norm1.weight, self.norm1.bias, NORM_EPS);
+        let y = tape.linear(&y, self.qkv.weight, Some(self.qkv.bias), Activation::None);
+        let y = tape.attention(&y, offsets, heads);
+        let y = tape.linear(&y, self.proj.weight, Some(self.proj.bias), Activation::None);
+        let x = tape.residual(x, &y, drop1);
+        let y = tape.layer_norm(&x, self.norm2.weight, self.norm2.bias, NORM_EPS);
+        let y = tape.linear(&y, self.fc1.weight, Some(self.fc1.bias), Activation::Gelu);
+        let y = tape.linear(&y, self.fc2.weight, Some(self.fc2.bias), Activation::None);
+        tape.residual(&x, &y, drop2)
+    }
+}
+
+/// Each image keeps the branch with probability 1 - rate, scaled to keep the mean.
+fn drop_path(rate: f32, offsets: &Arc<[usize]>, seed: u64, step: u64, place: u64) -> Option<DropPath> {
+    use mimco_data::random::Rng;
+    if rate == 0.0 {
+        return None;
+    }
+    let mut rng = keyed(seed, Purpose::DropPath, step, place);
+    let mut keep = || (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32 >= rate;
+    let scales = (1..offsets.len()).map(|_| if keep() { 1.0 / (1.0 - rate) } else { 0.0 }).collect();
+    Some(DropPath { scales, offsets: offsets.clone() })
+}
+
+/// Two-dimensional sines and cosines of temperature 10,000: a quarter of the width each for sin x, cos x, sin y, cos y;
+/// the class token's row is zero. [1 + grid², width]
+fn sincos_positions(positions: &mut [f32], grid: usize, width: usize) {
+    positions.fill(0.0);
+    let quarter = width / 4;
+    for (place, row) in positions.chunks_exact_mut(width).skip(1).enumerate() {
+        let (y, x) = (place / grid, place % grid);
+        for i in 0..quarter {
+            let frequency = 10_000f64.powf(-(i as f64) / quarter as f64);
+            let (ax, ay) = (x as f64 * frequency, y as f64 * frequency);
+            row[i] = ax.sin() as f32;
+            row[quarter + i] = ax.cos() as f32;
+            row[2 * quarter + i] = ay.sin() as f32;
+            row[3 * quarter + i] = ay.cos() as f32;
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Checkpoints: all that a run needs to go on as if nothing had happened, in one safetensors file, written whole or not at all.
+
+use crate::Error;
+use crate::interop::safetensors;
+use crate::methods::Method;
+use mimco_engine::optim::Optimizer;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const KEY: &str = "mimco_checkpoint";
+
+/// Where a run stands, beside its arrays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What the run trains on: digests of the settings, the images and the teacher. Another one is another run.
+    pub identity: String,
+    /// Updates done or skipped.
+    pub step: u64,
+    /// Updates the optimizer has done.
+    pub optimizer_steps: u64,
+    /// Epoch under way.
+    pub epoch: u64,
+    /// Batches of it already used.
+    pub batch: u64,
+    /// Steps skipped because something was not finite.
+    pub skipped: u64,
+    /// How many of them in a row, up to now.
+    pub skipped_in_a_row: u64,
+    /// Sums and counts of figures since the last line of metrics.
+    pub pending: BTreeMap<String, (f64, u64)>,
+    /// Best kNN accuracy so far.
+    pub best_knn: Option<f64>,
+    /// Lengths of the metrics files, in bytes.
+    pub metrics: crate::training::metrics::Position,
+    /// Seconds spent so far, for the report.
+    pub seconds: f64,
+    /// Whether the run has come to its end, with its export written.
+    pub finished: bool,
+}
+
+/// Writes a checkpoint: parameters, optimizer, the method's state, and `progress`.
+pub fn save(path: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
+    let parameters = method.parameters();
+    let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
+    let flats = std::iter::once(("parameter", parameters.flat()))
+        .chain(optimizer.moments().iter().map(|(name, buffer)| (*name, &buffer[..])));
+    for (kind, flat) in flats {
+        for entry in parameters.entries() {
+            tensors.push((format!("{kind}.{}", entry.name), entry.shape.clone(), &flat[entry.range.clone()]));
+        }
+    }
+    let state = method.state();
+    tensors.extend(state.iter().map(|a| (format!("state.{}", a.name), a.shape.clone(), &a.data[..])));
+    let json = serde_json::to_string(progress).map_err(|e| Error::file(path, e))?;
+    safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json)]))
+}
+
+/// Reads the position of a checkpoint without its arrays' meaning.
+pub fn progress(path: &Path) -> Result<Progress, Error> {
+    read(path).map(|(progress, _)| progress)
+}
+
+fn read(path: &Path) -> Result<(Progress, safetensors::File), Error> {
+    let file = safetensors::read(path)?;
+    let json = file.metadata.get(KEY).ok_or_else(|| {
+        Error::file(path, "is not a checkpoint of a run; use --overwrite to start anew, or --init to take weights from it")
+    })?;
+    let progress = serde_json::from_str(json)
+        .map_err(|e| Error::file(path, format!("its position cannot be read ({e}); use --overwrite to start anew")))?;
+    Ok((progress, file))
+}
+
+/// Takes a run up where the checkpoint left it.
+pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
+    let (progress, mut file) = read(path)?;
+    let mut take = |name: &str, elements: usize| -> Result<Vec<f32>, Error> {
+        let tensor = match file.tensors.remove(name) {
+            Some(tensor) => tensor.data,
+            None if elements == 0 => Vec::new(), // an array that need not be there
+            None => return Err(Error::file(path, format!("lacks `{name}`; use --overwrite to start anew"))),
+        };
+        if elements != 0 && tensor.len() != elements {
+            return Err(Error::file(path, format!("`{name}` has another size; use --overwrite to start anew")));
+        }
+        Ok(tensor)
+    };
+    let entries = method.parameters().entries().to_vec();
+    for entry in &entries {
+        let data = take(&format!("parameter.{}", entry.name), entry.range.len())?;
+        method.parameters_mut().flat_mut()[entry.range.clone()].copy_from_slice(&data);
+        for (kind, moment) in optimizer.moments_mut() {
+            let data = take(&format!("{kind}.{}", entry.name), entry.range.len())?;
+            moment[entry.range.clone()].copy_from_slice(&data);
+        }
+    }
+    method.restore(&mut |name, elements| take(&format!("state.{name}"), elements))?;
+    optimizer.set_steps(progress.optimizer_steps);
+    Ok(progress)
+}
