@@ -17,6 +17,8 @@ pub struct Dataset {
     /// Which of them, in order.
     chosen: Arc<[u32]>,
     classes: Arc<[String]>,
+    /// Where each of the images' own classes stands in `classes`; empty where they are the same.
+    places: Arc<[u32]>,
     max_pixels: u64,
 }
 
@@ -77,14 +79,32 @@ impl Dataset {
         let train = path.join("train");
         let val = ["val", "validation"].iter().map(|name| path.join(name)).find(|p| p.is_dir());
         let Some(val) = val.filter(|_| train.is_dir()) else { return Ok(None) };
-        match (Dataset::labelled(&train), Dataset::labelled(&val)) {
-            (Ok(train), Ok(val)) if train.classes() == val.classes() => Ok(Some((train, val))),
-            (Ok(_), Ok(_)) => {
-                tracing::warn!("{}: train and validation have other class folders, so no labels are used", path.display());
+        let (Ok(train), Ok(val)) = (Dataset::labelled(&train), Dataset::labelled(&val)) else { return Ok(None) };
+        match val.with_classes(train.classes()) {
+            Ok(val) => Ok(Some((train, val))),
+            Err(error) => {
+                tracing::warn!("{error}; no labels are used");
                 Ok(None)
             }
-            _ => Ok(None),
         }
+    }
+
+    /// The same images, their labels counted in another set's classes: folders agree by name, not by place.
+    ///
+    /// # Errors
+    /// A class that is not among them.
+    pub fn with_classes(mut self, classes: &[String]) -> Result<Dataset, DataError> {
+        let place = |name: &String| {
+            classes.iter().position(|class| class == name).map(|place| place as u32).ok_or_else(|| {
+                DataError::path(
+                    self.place(),
+                    format!("has a class `{name}` that the training images have not; give folders of the same classes"),
+                )
+            })
+        };
+        self.places = self.classes.iter().map(place).collect::<Result<_, _>>()?;
+        self.classes = classes.into();
+        Ok(self)
     }
 
     /// Grey images in memory.
@@ -94,6 +114,7 @@ impl Dataset {
             images: Arc::new(Images::Packed { name: name.into(), packed }),
             chosen: (0..count).collect(),
             classes: classes.into(),
+            places: Arc::default(),
             max_pixels: MAX_PIXELS,
         }
     }
@@ -105,7 +126,7 @@ impl Dataset {
         let names = files.iter().map(|f| slashed(f.strip_prefix(root).unwrap_or(f))).collect();
         let chosen = (0..files.len() as u32).collect();
         let images = Arc::new(Images::Files { root: root.to_path_buf(), files, names, labels });
-        Ok(Dataset { images, chosen, classes: classes.into(), max_pixels: MAX_PIXELS })
+        Ok(Dataset { images, chosen, classes: classes.into(), places: Arc::default(), max_pixels: MAX_PIXELS })
     }
 
     /// These of its images, in this order.
@@ -141,10 +162,11 @@ impl Dataset {
     /// An image's class.
     pub fn label(&self, index: usize) -> Option<u32> {
         let index = self.chosen[index] as usize;
-        match &*self.images {
-            Images::Files { labels, .. } => labels.as_ref().map(|l| l[index]),
-            Images::Packed { packed, .. } => packed.labels.as_ref().map(|l| l[index]),
-        }
+        let label = match &*self.images {
+            Images::Files { labels, .. } => labels.as_ref()?[index],
+            Images::Packed { packed, .. } => packed.labels.as_ref()?[index],
+        };
+        Some(self.places.get(label as usize).copied().unwrap_or(label))
     }
 
     /// Names of the classes; empty where there are no labels.
@@ -346,6 +368,11 @@ mod tests {
         let (train, val) = Dataset::splits(folder.path()).unwrap().unwrap();
         assert_eq!((train.len(), val.len(), val.name(1)), (2, 2, "y/4.png".to_string()));
         assert!(Dataset::splits(&folder.path().join("train")).unwrap().is_none());
+        touch(folder.path(), &["few/y/6.png", "odd/z/7.png"]);
+        let labelled = |name: &str| Dataset::labelled(&folder.path().join(name)).unwrap();
+        let few = labelled("few").with_classes(train.classes()).unwrap();
+        assert_eq!((few.label(0), few.classes()), (Some(1), train.classes()));
+        assert!(labelled("odd").with_classes(train.classes()).unwrap_err().to_string().contains("`z`"));
     }
 
     #[test]

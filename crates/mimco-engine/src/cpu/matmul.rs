@@ -77,9 +77,11 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
     }
 }
 
-/// Rows a block: by the shape alone, never by the number of threads.
+/// Rows a block: by the shape alone, never by the number of threads. An even number of blocks of 256 rows and more, since each packs the other
+/// factor anew; two at least.
 pub fn block_rows(m: usize) -> usize {
-    m.div_ceil(16).next_multiple_of(16).clamp(32, 256)
+    let pairs = (m / 512).clamp(1, 32);
+    m.div_ceil(2 * pairs).next_multiple_of(16)
 }
 
 /// c = a·b, or c += a·b with `accumulate`, in parallel over blocks of rows; `epilogue(first row, rows)` sees each block of c

@@ -2,6 +2,7 @@
 
 use super::safetensors::{self, Tensor};
 use crate::Error;
+use crate::evaluation::features::FeatureKind;
 use crate::methods::mimco::Backbone;
 use crate::models::vit::{Position, Vit, VitConfig};
 use mimco_engine::Parameters;
@@ -28,7 +29,7 @@ pub struct Info {
     /// Updates done.
     pub steps: u64,
     /// Pooling of the feature that was trained.
-    pub pooling: String,
+    pub pooling: FeatureKind,
 }
 
 /// Settings that override what a file says, or says nothing of.
@@ -40,6 +41,32 @@ pub struct BackboneOverrides {
     pub mean: Option<[f32; 3]>,
     /// Deviation of the channels.
     pub std: Option<[f32; 3]>,
+}
+
+impl BackboneOverrides {
+    /// `model.heads=N`, `data.mean=[r, g, b]`, `data.std=[r, g, b]`.
+    ///
+    /// # Errors
+    /// Another key, or a value of another kind.
+    pub fn from_settings(settings: &[String]) -> Result<BackboneOverrides, Error> {
+        let mut overrides = BackboneOverrides::default();
+        for setting in settings {
+            let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let wrong = |what: &str| Error::Setting(format!("{setting}: {what}"));
+            let three = || {
+                let numbers: Result<Vec<f32>, _> = value.trim_matches(['[', ']']).split(',').map(|v| v.trim().parse()).collect();
+                let numbers = numbers.ok().and_then(|v| <[f32; 3]>::try_from(v).ok()).filter(|v| v.iter().all(|v| v.is_finite()));
+                numbers.ok_or_else(|| wrong("three numbers are needed, such as [0.5, 0.5, 0.5]"))
+            };
+            match key.trim() {
+                "model.heads" => overrides.heads = Some(value.trim().parse().map_err(|_| wrong("a whole number is needed"))?),
+                "data.mean" => overrides.mean = Some(three()?),
+                "data.std" => overrides.std = Some(three()?),
+                _ => return Err(wrong("unknown setting; a backbone takes model.heads, data.mean and data.std")),
+            }
+        }
+        Ok(overrides)
+    }
 }
 
 /// Writes the backbone and, beside it, `config.json` with the same facts for a reader.
@@ -142,7 +169,12 @@ fn guess(path: &Path, tensors: &BTreeMap<String, Tensor>, overrides: &BackboneOv
 
 fn check(path: &Path, config: &VitConfig) -> Result<(), Error> {
     if config.heads == 0 || !config.width.is_multiple_of(config.heads) {
-        return Err(Error::Setting(format!("{}: {} heads do not divide a width of {}; set model.heads", path.display(), config.heads, config.width)));
+        return Err(Error::Setting(format!(
+            "{}: {} heads do not divide a width of {}; set model.heads",
+            path.display(),
+            config.heads,
+            config.width
+        )));
     }
     if config.patch == 0 || config.image < config.patch || config.depth == 0 || config.std.iter().any(|s| *s <= 0.0) {
         return Err(Error::file(path, "its sizes are not those of a ViT; export the backbone again"));

@@ -1,7 +1,7 @@
 //! SimMIM's mask generator (Xie et al. 2022): squares of `unit` x `unit` patches, a fixed share of them hidden, drawn for each image
 //! on its own.
 
-use mimco_data::random::{Purpose, Rng, keyed};
+use mimco_data::random::{Purpose, below, keyed};
 
 /// Sizes of a mask.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -35,7 +35,7 @@ impl MaskGenerator {
         let mut rng = keyed(seed, Purpose::Mask, epoch, index);
         let mut mask = vec![false; self.grid * self.grid];
         for i in 0..self.hidden_units {
-            let other = i + (rng.next_u64() % (units.len() - i) as u64) as usize;
+            let other = i + below(&mut rng, units.len() - i);
             units.swap(i, other);
             let (top, left) = (units[i] / across * self.unit, units[i] % across * self.unit);
             for row in top..top + self.unit {

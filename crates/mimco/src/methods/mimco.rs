@@ -4,13 +4,14 @@
 //! The paper's abstract fixes the two stages, the frozen teacher and the two losses; what it leaves open are settings here.
 
 use super::mask::MaskGenerator;
-use super::{Clock, Figures, Method, StateArray};
+use super::{Clock, Figures, Method, StateArray, copy_named};
+use crate::Error;
 use crate::models::heads::LightHead;
-use crate::models::vit::{Forward, Vit};
+use crate::models::vit::{Forward, Vit, VitConfig};
 use crate::settings::{Config, HeadKind, ImageLoss, Mimco as Settings, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
 use mimco_data::augment::MimAugment;
 use mimco_data::loader::{Batch, Pipeline};
-use mimco_data::random::{Purpose, Rng, keyed};
+use mimco_data::random::{Purpose, below, keyed};
 use mimco_engine::ops::{Candidates, Contrast, Masked, layer_norm_plain};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use std::sync::Arc;
@@ -39,7 +40,23 @@ pub struct Mimco {
     mask: MaskGenerator,
     queue: Queue,
     /// The step's image targets and their owners, for the queue once the step is done.
-    pending: Vec<(Vec<f32>, Vec<u32>)>,
+    pending: Vec<(Tensor, Vec<u32>)>,
+}
+
+/// Which patches of a batch, `[batch · patches]`, images in order and patches in order.
+#[derive(Clone)]
+pub struct Places {
+    /// Those that the student does not see.
+    pub hidden: Arc<[bool]>,
+    /// Those whose features it is asked for.
+    pub asked: Arc<[bool]>,
+}
+
+impl Places {
+    /// Hidden and asked for, as in training.
+    pub fn masked(places: Arc<[bool]>) -> Places {
+        Places { hidden: places.clone(), asked: places }
+    }
 }
 
 /// Past image features of the teacher, the oldest replaced first.
@@ -52,27 +69,22 @@ struct Queue {
 }
 
 impl Mimco {
-    /// A training at its beginning; `images` is the size of the training set, of which the queue holds at most half.
+    /// A training of a student of these sizes at its beginning; `images` is the size of the training set, of which the queue holds at most half.
     ///
     /// # Errors
     /// Where the teacher's token grid is not the student's, or a student that is to begin as the teacher has another shape.
-    pub fn new(config: &Config, settings: &Settings, mask: MaskGenerator, teacher: Backbone, images: usize) -> Result<Mimco, crate::Error> {
-        let vit = config.vit();
+    pub fn new(
+        config: &Config,
+        vit: &VitConfig,
+        settings: &Settings,
+        mask: MaskGenerator,
+        teacher: Backbone,
+        images: usize,
+    ) -> Result<Mimco, Error> {
         let theirs = &teacher.vit.config;
-        if theirs.grid() != vit.grid() || theirs.image != vit.image {
-            return Err(crate::Error::Setting(format!(
-                "the teacher's tokens do not lie on the student's: the teacher has {0}x{0} patches of {1} px at {2} px, the student \
-                 {3}x{3} of {4} px at {5} px; set model.patch_size={1} model.image_size={2}, or take another teacher",
-                theirs.grid(), theirs.patch, theirs.image, vit.grid(), vit.patch, vit.image
-            )));
-        }
-        if let Some(layer) = settings.teacher_layer.set().filter(|&layer| layer < 1 || layer > theirs.depth) {
-            return Err(crate::Error::Setting(format!(
-                "mimco.teacher_layer={layer}: the teacher has blocks 1 to {}; give one of them, or \"last\"", theirs.depth
-            )));
-        }
+        check_teacher(settings, theirs, vit)?;
         let mut parameters = Parameters::new();
-        let student = Vit::declare(&vit, &mut parameters, "");
+        let student = Vit::declare(vit, &mut parameters, "");
         let mask_token = parameters.add("mask_token", &[1, 1, vit.width]);
         parameters.entry_mut(mask_token).decay = 0.0;
         let widths = match settings.head {
@@ -82,13 +94,11 @@ impl Mimco {
         let patch_head = LightHead::declare(&mut parameters, "patch_head", &widths);
         let image_head = LightHead::declare(&mut parameters, "image_head", &widths);
         student.initialise(&mut parameters, config.seed);
-        crate::models::initialise::truncated_normal(
-            parameters.get_mut(mask_token), 0.02, &mut keyed(config.seed, Purpose::Init, 3, 0),
-        );
+        crate::models::initialise::truncated_normal(parameters.get_mut(mask_token), 0.02, &mut keyed(config.seed, Purpose::Init, 3, 0));
         patch_head.initialise(&mut parameters, config.seed, 0);
         image_head.initialise(&mut parameters, config.seed, 1);
         if settings.student_init == StudentInit::Teacher {
-            copy_backbone(&teacher, &student, &mut parameters)?;
+            copy_named(&teacher.parameters, &mut parameters, "");
         }
         let capacity = if settings.image_loss == ImageLoss::Queue { settings.queue_size.min(images / 2) } else { 0 };
         let queue = Queue { capacity, width: theirs.width, features: Vec::new(), owners: Vec::new(), next: 0 };
@@ -109,21 +119,14 @@ impl Mimco {
         })
     }
 
-    /// The loss of a batch of crops [batch, 3, size, size] in 0..1, hidden where `places` [batch · patches] says, its gradient added to
+    /// The loss of a batch of crops [batch, 3, size, size] in 0..1. `places` [batch · patches] are hidden from the student and asked of it, as
+    /// many of each image. The gradient is added to
     /// `gradients` times `share`. `owners` [batch] are the images' numbers in the set.
-    pub fn losses(
-        &mut self,
-        images: &Tensor,
-        places: Arc<[bool]>,
-        owners: &[u32],
-        clock: Clock,
-        share: f32,
-        gradients: &mut [f32],
-    ) -> Figures {
+    pub fn losses(&mut self, images: &Tensor, places: &Places, owners: &[u32], clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
         let targets = self.teacher_features(images);
         let mut tape = Tape::recording(&self.parameters);
         let how = Forward {
-            masked: Some(Masked { token: self.mask_token, places: places.clone() }),
+            masked: Some(Masked { token: self.mask_token, places: places.hidden.clone() }),
             drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.step)),
             ..self.forward.clone()
         };
@@ -131,15 +134,17 @@ impl Mimco {
 
         let mut figures = Figures::new();
         let mut losses: Vec<(Var, f32)> = Vec::new();
+        let mut image_target = None;
         if self.settings.patch_loss != PatchLoss::Off {
-            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &places, clock);
+            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &places.asked, clock);
             let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
             figures.insert("train/loss_patch", (loss.value.item() * factor) as f64);
             figures.extend(wins.map(|wins| ("train/acc_patch", wins as f64)));
             losses.push((loss, factor * self.settings.patch_weight));
         }
         if self.settings.image_loss != ImageLoss::Off {
-            let (loss, wins, alignment) = self.image_loss(&mut tape, &tokens, &targets, owners);
+            let (loss, wins, alignment, target) = self.image_loss(&mut tape, &tokens, &targets, owners);
+            image_target = Some(target);
             let factor = self.factor(self.settings.image_temperature);
             figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
             figures.insert("train/acc_image", wins as f64);
@@ -149,6 +154,7 @@ impl Mimco {
         let loss = tape.weighted_sum(&losses);
         tape.backward(&loss, Tensor::scalar(share), gradients, None);
         figures.insert("train/loss", loss.value.item() as f64);
+        self.pending.extend(image_target.map(|target| (target, owners.to_vec())));
         figures
     }
 
@@ -162,43 +168,43 @@ impl Mimco {
         }
     }
 
-    /// Each hidden patch against the teacher's patches: of its image, of the batch, or by L1.
-    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, places: &[bool], clock: Clock) -> (Var, Option<f32>) {
+    /// Each patch that is asked for against the teacher's patches: of its image, of the batch, or by L1.
+    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, asked: &[bool], clock: Clock) -> (Var, Option<f32>) {
         let patches = self.student.config.patches();
-        let batch = places.len() / patches;
+        let batch = asked.len() / patches;
         let row = |place: usize| place / patches * (patches + 1) + place % patches + 1;
-        let hidden: Vec<usize> = (0..places.len()).filter(|&place| places[place]).collect();
-        let hidden_rows: Arc<[usize]> = hidden.iter().map(|&place| row(place)).collect();
-        let prediction = tape.select_rows(tokens, &hidden_rows);
-        let prediction = self.patch_head.forward(tape, &prediction); // [batch · hidden, teacher's width]
+        let places: Vec<usize> = (0..asked.len()).filter(|&place| asked[place]).collect();
+        let rows: Arc<[usize]> = places.iter().map(|&place| row(place)).collect();
+        let prediction = tape.select_rows(tokens, &rows);
+        let prediction = self.patch_head.forward(tape, &prediction); // [batch · asked, teacher's width]
         let width = targets.width();
-        let own = gather(targets, &hidden_rows); // [batch · hidden, teacher's width]
+        let own = gather(targets, &rows); // [batch · asked, teacher's width]
         let temperature = self.settings.patch_temperature;
-        let count = hidden.len() / batch;
+        let count = places.len() / batch;
         match (self.settings.patch_loss, self.settings.patch_candidates) {
             (PatchLoss::L1 | PatchLoss::Off, _) => (tape.l1(&prediction, &own), None),
             (PatchLoss::ImageNegatives, PatchCandidates::Masked) => {
-                let target: Vec<u32> = (0..hidden.len()).map(|i| (i % count.max(1)) as u32).collect();
+                let target: Vec<u32> = (0..places.len()).map(|i| (i % count.max(1)) as u32).collect();
                 let keys = &own.reshape([batch, count, width]);
                 let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
                 let (loss, wins) = tape.info_nce(&prediction, &contrast);
                 (loss, Some(wins))
             }
             (PatchLoss::ImageNegatives, PatchCandidates::All) => {
-                let all: Arc<[usize]> = (0..places.len()).map(row).collect();
-                let target: Vec<u32> = hidden.iter().map(|&place| (place % patches) as u32).collect();
+                let all: Arc<[usize]> = (0..asked.len()).map(row).collect();
+                let target: Vec<u32> = places.iter().map(|&place| (place % patches) as u32).collect();
                 let keys = &gather(targets, &all).reshape([batch, patches, width]);
                 let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
                 let (loss, wins) = tape.info_nce(&prediction, &contrast);
                 (loss, Some(wins))
             }
             (PatchLoss::BatchNegatives, _) => {
-                let drawn = draw(hidden.len(), self.settings.batch_candidates, clock);
-                let rows: Arc<[usize]> = drawn.iter().map(|&i| hidden_rows[i]).collect();
-                let keys = &gather(targets, &rows).reshape([1, drawn.len(), width]);
+                let drawn = draw(places.len(), self.settings.batch_candidates, clock);
+                let drawn_rows: Arc<[usize]> = drawn.iter().map(|&i| rows[i]).collect();
+                let keys = &gather(targets, &drawn_rows).reshape([1, drawn.len(), width]);
                 // A row's own target counts once, drawn or not.
                 let (row_owners, key_owners): (Vec<u64>, Vec<u64>) =
-                    ((0..hidden.len() as u64).collect(), drawn.iter().map(|&i| i as u64).collect());
+                    ((0..places.len() as u64).collect(), drawn.iter().map(|&i| i as u64).collect());
                 let owners = Some((&row_owners[..], &key_owners[..]));
                 let contrast = Contrast { keys, candidates: Candidates::Beside(&own), owners, temperature };
                 let (loss, wins) = tape.info_nce(&prediction, &contrast);
@@ -208,7 +214,7 @@ impl Mimco {
     }
 
     /// The whole masked image against the teacher's whole images: of the batch, or of a queue.
-    fn image_loss(&mut self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, owners: &[u32]) -> (Var, f32, f64) {
+    fn image_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, owners: &[u32]) -> (Var, f32, f64, Tensor) {
         let batch = owners.len();
         let (offsets, class) = (self.student.offsets(batch), self.student.class_rows(batch));
         let (pooled, target) = match self.settings.pooling {
@@ -233,8 +239,7 @@ impl Mimco {
             let contrast = Contrast { keys, candidates: Candidates::Among(&places), owners: None, temperature };
             tape.info_nce(&prediction, &contrast)
         };
-        self.pending.push((target.data().to_vec(), owners.to_vec()));
-        (loss, wins, alignment)
+        (loss, wins, alignment, target)
     }
 
     /// MoCo v3's factor 2τ, which makes gradients alike across temperatures.
@@ -265,13 +270,12 @@ impl Method for Mimco {
         let size = self.student.config.image;
         let images = Tensor::from_slice([batch.indices.len(), 3, size, size], &batch.views[0]);
         let masks = batch.indices.iter().flat_map(|&index| self.mask.draw(clock.seed, clock.epoch, index as u64));
-        let places: Arc<[bool]> = masks.collect();
-        self.losses(&images, places, &batch.indices, clock, share, gradients)
+        self.losses(&images, &Places::masked(masks.collect()), &batch.indices, clock, share, gradients)
     }
 
     fn updated(&mut self, _clock: Clock) {
         for (features, owners) in std::mem::take(&mut self.pending) {
-            self.queue.push(&features, &owners);
+            self.queue.push(features.data(), &owners);
         }
     }
 
@@ -296,7 +300,7 @@ impl Method for Mimco {
         ]
     }
 
-    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, crate::Error>) -> Result<(), crate::Error> {
+    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, Error>) -> Result<(), Error> {
         if self.queue.capacity == 0 {
             return Ok(());
         }
@@ -313,6 +317,10 @@ impl Method for Mimco {
     /// The student's forward and backward (twice a forward), the teacher's forward.
     fn flop_per_image(&self) -> f64 {
         3.0 * self.student.config.forward_flop() + self.teacher.vit.config.forward_flop()
+    }
+
+    fn load_backbone(&mut self, weights: &Parameters) {
+        copy_named(weights, &mut self.parameters, "");
     }
 
     fn backbone(&self) -> (&Vit, &Parameters) {
@@ -354,7 +362,7 @@ fn draw(n: usize, limit: usize, clock: Clock) -> Vec<usize> {
     if n > limit {
         let mut rng = keyed(clock.seed, Purpose::Candidates, clock.epoch, clock.step);
         for i in 0..limit {
-            let other = i + (rng.next_u64() % (n - i) as u64) as usize;
+            let other = i + below(&mut rng, n - i);
             all.swap(i, other);
         }
         all.truncate(limit);
@@ -371,19 +379,37 @@ fn mean_cosine(a: &Tensor, b: &Tensor) -> f64 {
     sum / a.rows().max(1) as f64
 }
 
-/// The student begins as the teacher: the same names with the same shapes, and the same heads.
-fn copy_backbone(teacher: &Backbone, student: &Vit, parameters: &mut Parameters) -> Result<(), crate::Error> {
-    let (a, b) = (&teacher.vit.config, &student.config);
-    if (a.width, a.depth, a.heads, a.mlp, a.patch) != (b.width, b.depth, b.heads, b.mlp, b.patch) {
-        return Err(crate::Error::Setting(format!(
-            "mimco.student_init=teacher needs a student shaped as the teacher, which is {}, not {}; set model.arch and model.heads, or \
-             mimco.student_init=random", a.name(), b.name()
+/// Whether a teacher can teach a student of these sizes.
+///
+/// # Errors
+/// Where its token grid is not the student's, it lacks the block that is wanted, or a student that is to begin as the teacher has another shape.
+pub fn check_teacher(settings: &Settings, teacher: &VitConfig, student: &VitConfig) -> Result<(), Error> {
+    if teacher.grid() != student.grid() || teacher.image != student.image {
+        return Err(Error::Setting(format!(
+            "the teacher's tokens do not lie on the student's: the teacher has {0}x{0} patches of {1} px at {2} px, the student {3}x{3} of {4} \
+             px at {5} px; set model.patch_size={1} model.image_size={2}, or take another teacher",
+            teacher.grid(),
+            teacher.patch,
+            teacher.image,
+            student.grid(),
+            student.patch,
+            student.image
         )));
     }
-    for entry in teacher.parameters.entries() {
-        if let Some(id) = parameters.find(&entry.name) {
-            parameters.get_mut(id).copy_from_slice(&teacher.parameters.flat()[entry.range.clone()]);
-        }
+    if let Some(layer) = settings.teacher_layer.set().filter(|&layer| layer < 1 || layer > teacher.depth) {
+        return Err(Error::Setting(format!(
+            "mimco.teacher_layer={layer}: the teacher has blocks 1 to {}; give one of them, or last",
+            teacher.depth
+        )));
+    }
+    let shape = |vit: &VitConfig| (vit.width, vit.depth, vit.heads, vit.mlp, vit.patch);
+    if settings.student_init == StudentInit::Teacher && shape(teacher) != shape(student) {
+        return Err(Error::Setting(format!(
+            "mimco.student_init=teacher needs a student shaped as the teacher, which is {}, not {}; set model.arch and model.heads, or \
+             mimco.student_init=random",
+            teacher.name(),
+            student.name()
+        )));
     }
     Ok(())
 }

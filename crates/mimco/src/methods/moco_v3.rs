@@ -1,8 +1,8 @@
 //! MoCo v3 (Chen, Xie and He 2021): two views of an image find each other among the batch, across a momentum encoder.
 
-use super::{Clock, Figures, Method, StateArray};
+use super::{Clock, Figures, Method, StateArray, copy_named};
 use crate::models::heads::BatchNormMlp;
-use crate::models::vit::{Forward, Vit};
+use crate::models::vit::{Forward, Vit, VitConfig};
 use crate::settings::{Config, MocoV3 as Settings};
 use crate::training::schedule::moco_momentum;
 use mimco_data::augment::MocoAugment;
@@ -10,6 +10,9 @@ use mimco_data::loader::{Batch, Pipeline};
 use mimco_engine::ops::{Candidates, Contrast, RunningStatistics};
 use mimco_engine::optim::momentum_update;
 use mimco_engine::{Parameters, Tape, Tensor, Var};
+
+/// What stands before the encoder's names.
+const ENCODER: &str = "base_encoder.";
 
 /// A MoCo v3 training.
 pub struct MocoV3 {
@@ -38,9 +41,8 @@ struct Statistics {
 }
 
 impl MocoV3 {
-    /// A training at its beginning, random weights keyed by the seed.
-    pub fn new(config: &Config, settings: &Settings) -> MocoV3 {
-        let vit = config.vit();
+    /// A training of an encoder of these sizes at its beginning, random weights keyed by the seed.
+    pub fn new(config: &Config, vit: &VitConfig, settings: &Settings) -> MocoV3 {
         let wide = |n: usize, input: usize| {
             let mut widths = vec![input];
             widths.extend(std::iter::repeat_n(settings.hidden, n - 1));
@@ -49,7 +51,7 @@ impl MocoV3 {
         };
         let projector_widths = wide(settings.projector_layers, vit.width);
         let declare = |parameters: &mut Parameters| {
-            let encoder = Vit::declare(&vit, parameters, "base_encoder.");
+            let encoder = Vit::declare(vit, parameters, ENCODER);
             (encoder, BatchNormMlp::declare(parameters, "projector", &projector_widths))
         };
         let mut momentum_parameters = Parameters::new();
@@ -65,14 +67,11 @@ impl MocoV3 {
         }
         let shared = momentum_parameters.flat().len();
         momentum_parameters.flat_mut().copy_from_slice(&parameters.flat()[..shared]);
-        let statistics = Statistics {
-            projector: projector.statistics(),
-            predictor: predictor.statistics(),
-            momentum_projector: projector.statistics(),
-        };
+        let statistics =
+            Statistics { projector: projector.statistics(), predictor: predictor.statistics(), momentum_projector: projector.statistics() };
         MocoV3 {
             settings: settings.clone(),
-            augment: config.moco_augment(),
+            augment: config.moco_augment(settings),
             forward: Forward { recompute: config.train.recompute, ..Forward::default() },
             drop_path: config.model.drop_path,
             encoder,
@@ -169,9 +168,11 @@ impl Method for MocoV3 {
 
     fn state(&self) -> Vec<StateArray> {
         let array = |name: String, shape: &[usize], data: &[f32]| StateArray { name, shape: shape.to_vec(), data: data.to_vec() };
-        let momentum = self.momentum_parameters.entries().iter().map(|e| {
-            array(format!("momentum.{}", e.name), &e.shape, &self.momentum_parameters.flat()[e.range.clone()])
-        });
+        let momentum = self
+            .momentum_parameters
+            .entries()
+            .iter()
+            .map(|e| array(format!("momentum.{}", e.name), &e.shape, &self.momentum_parameters.flat()[e.range.clone()]));
         let running = self.statistics.named().into_iter().flat_map(|(name, s)| {
             let one = |what: &str, data: &[f32]| array(format!("{name}.{what}"), &[data.len()], data);
             [one("running_mean", &s.mean), one("running_var", &s.variance)]
@@ -195,6 +196,11 @@ impl Method for MocoV3 {
     /// Two views, each forward, backward (twice a forward) and once through the momentum encoder.
     fn flop_per_image(&self) -> f64 {
         2.0 * 4.0 * self.encoder.config.forward_flop()
+    }
+
+    fn load_backbone(&mut self, weights: &Parameters) {
+        copy_named(weights, &mut self.parameters, ENCODER);
+        copy_named(weights, &mut self.momentum_parameters, ENCODER);
     }
 
     fn backbone(&self) -> (&Vit, &Parameters) {

@@ -55,6 +55,17 @@ pub trait Method {
     fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, crate::Error>) -> Result<(), crate::Error>;
     /// Floating-point operations of a training step for one image, heads left out.
     fn flop_per_image(&self) -> f64;
+    /// Takes the weights of a backbone of the same shape.
+    fn load_backbone(&mut self, weights: &Parameters);
     /// The backbone to evaluate and export.
     fn backbone(&self) -> (&Vit, &Parameters);
+}
+
+/// Copies parameters of the same name, behind `prefix` in `to`.
+fn copy_named(from: &Parameters, to: &mut Parameters, prefix: &str) {
+    for entry in from.entries() {
+        if let Some(id) = to.find(&format!("{prefix}{}", entry.name)) {
+            to.get_mut(id).copy_from_slice(&from.flat()[entry.range.clone()]);
+        }
+    }
 }

@@ -17,9 +17,7 @@ impl BatchNormMlp {
     /// `widths` = input, hidden ..., output; names `prefix.layers.I.weight`, `prefix.norms.I.weight` and `.bias`.
     pub fn declare(parameters: &mut Parameters, prefix: &str, widths: &[usize]) -> Self {
         let count = widths.len() - 1;
-        let layers = (0..count)
-            .map(|i| parameters.add(format!("{prefix}.layers.{i}.weight"), &[widths[i + 1], widths[i]]))
-            .collect();
+        let layers = (0..count).map(|i| parameters.add(format!("{prefix}.layers.{i}.weight"), &[widths[i + 1], widths[i]])).collect();
         let norms = (0..count - 1)
             .map(|i| {
                 let mut add = |what| parameters.add(format!("{prefix}.norms.{i}.{what}"), &[widths[i + 1]]);

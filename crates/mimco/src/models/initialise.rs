@@ -1,6 +1,6 @@
 //! How weights begin.
 
-use mimco_data::random::Rng;
+use mimco_data::random::{Rng, unit};
 
 /// Xavier uniform: U(-a, a) with a = sqrt(6 / (inputs + outputs)).
 pub fn xavier_uniform(values: &mut [f32], inputs: usize, outputs: usize, rng: &mut impl Rng) {
@@ -28,9 +28,4 @@ pub fn truncated_normal(values: &mut [f32], deviation: f32, rng: &mut impl Rng) 
             }
         };
     }
-}
-
-/// Uniform in [0, 1), 24 bits.
-fn unit(rng: &mut impl Rng) -> f32 {
-    (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32
 }

@@ -1,5 +1,6 @@
 //! The models: vision transformers and the heads of the methods, with timm's parameter names.
 
+pub mod arch;
 pub mod heads;
 pub mod initialise;
 pub mod vit;

@@ -1,7 +1,8 @@
 //! The vision transformer of Dosovitskiy et al. (2021) with pre-norm blocks, as timm names its parts.
 
+use super::arch::Arch;
 use super::initialise::{truncated_normal, xavier_uniform};
-use mimco_data::random::{Purpose, keyed};
+use mimco_data::random::{Purpose, keyed, unit};
 use mimco_engine::ops::{Activation, DropPath, Masked};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use serde::{Deserialize, Serialize};
@@ -57,13 +58,9 @@ impl VitConfig {
 
     /// The architecture's name; the heads are part of it, since shapes do not tell them.
     pub fn name(&self) -> String {
-        let size = match (self.width, self.depth) {
-            (128, 6) => "nano".into(),
-            (192, 12) => "tiny".into(),
-            (384, 12) => "small".into(),
-            (768, 12) => "base".into(),
-            (1024, 24) => "large".into(),
-            (width, depth) => format!("w{width}d{depth}"),
+        let size = match Arch::named(self.width, self.depth) {
+            Some(arch) => arch.to_string(),
+            None => format!("w{}d{}", self.width, self.depth),
         };
         format!("vit_{size}_h{}_patch{}_{}", self.heads, self.patch, self.image)
     }
@@ -219,14 +216,7 @@ impl Vit {
 
 impl Block {
     /// x + attention(norm1(x)), then x + mlp(norm2(x)).
-    fn forward(
-        &self,
-        tape: &mut Tape<'_>,
-        x: &Var,
-        offsets: &Arc<[usize]>,
-        heads: usize,
-        drops: &Option<[Option<DropPath>; 2]>,
-    ) -> Var {
+    fn forward(&self, tape: &mut Tape<'_>, x: &Var, offsets: &Arc<[usize]>, heads: usize, drops: &Option<[Option<DropPath>; 2]>) -> Var {
         let [drop1, drop2] = drops.clone().unwrap_or_default();
         let y = tape.layer_norm(x, self.norm1.weight, self.norm1.bias, NORM_EPS);
         let y = tape.linear(&y, self.qkv.weight, Some(self.qkv.bias), Activation::None);
@@ -242,12 +232,11 @@ impl Block {
 
 /// Each image keeps the branch with probability 1 - rate, scaled to keep the mean.
 fn drop_path(rate: f32, offsets: &Arc<[usize]>, seed: u64, step: u64, place: u64) -> Option<DropPath> {
-    use mimco_data::random::Rng;
     if rate == 0.0 {
         return None;
     }
     let mut rng = keyed(seed, Purpose::DropPath, step, place);
-    let mut keep = || (rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32 >= rate;
+    let mut keep = || unit(&mut rng) >= rate;
     let scales = (1..offsets.len()).map(|_| if keep() { 1.0 / (1.0 - rate) } else { 0.0 }).collect();
     Some(DropPath { scales, offsets: offsets.clone() })
 }

@@ -31,10 +31,8 @@ pub struct Progress {
     pub pending: BTreeMap<String, (f64, u64)>,
     /// Best kNN accuracy so far.
     pub best_knn: Option<f64>,
-    /// Lengths of the metrics files, in bytes.
+    /// How far the metrics files go.
     pub metrics: crate::training::metrics::Position,
-    /// Seconds spent so far, for the report.
-    pub seconds: f64,
     /// Whether the run has come to its end, with its export written.
     pub finished: bool,
 }
@@ -43,8 +41,8 @@ pub struct Progress {
 pub fn save(path: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let parameters = method.parameters();
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
-    let flats = std::iter::once(("parameter", parameters.flat()))
-        .chain(optimizer.moments().iter().map(|(name, buffer)| (*name, &buffer[..])));
+    let flats =
+        std::iter::once(("parameter", parameters.flat())).chain(optimizer.moments().iter().map(|(name, buffer)| (*name, &buffer[..])));
     for (kind, flat) in flats {
         for entry in parameters.entries() {
             tensors.push((format!("{kind}.{}", entry.name), entry.shape.clone(), &flat[entry.range.clone()]));
@@ -56,24 +54,25 @@ pub fn save(path: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &
     safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json)]))
 }
 
-/// Reads the position of a checkpoint without its arrays' meaning.
+/// Reads where a checkpoint stands, without its arrays.
+///
+/// # Errors
+/// What is not a checkpoint.
 pub fn progress(path: &Path) -> Result<Progress, Error> {
-    read(path).map(|(progress, _)| progress)
+    parse(path, &safetensors::read_metadata(path)?)
 }
 
-fn read(path: &Path) -> Result<(Progress, safetensors::File), Error> {
-    let file = safetensors::read(path)?;
-    let json = file.metadata.get(KEY).ok_or_else(|| {
+fn parse(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Progress, Error> {
+    let json = metadata.get(KEY).ok_or_else(|| {
         Error::file(path, "is not a checkpoint of a run; use --overwrite to start anew, or --init to take weights from it")
     })?;
-    let progress = serde_json::from_str(json)
-        .map_err(|e| Error::file(path, format!("its position cannot be read ({e}); use --overwrite to start anew")))?;
-    Ok((progress, file))
+    serde_json::from_str(json).map_err(|e| Error::file(path, format!("its position cannot be read ({e}); use --overwrite to start anew")))
 }
 
 /// Takes a run up where the checkpoint left it.
 pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
-    let (progress, mut file) = read(path)?;
+    let mut file = safetensors::read(path)?;
+    let progress = parse(path, &file.metadata)?;
     let mut take = |name: &str, elements: usize| -> Result<Vec<f32>, Error> {
         let tensor = match file.tensors.remove(name) {
             Some(tensor) => tensor.data,

@@ -1,5 +1,6 @@
 //! What a training says: a bar on a terminal, plain lines elsewhere, all of it in `train.log`.
 
+use super::run_folder::RunFolder;
 use super::watch::Looked;
 use crate::Error;
 use crate::methods::Figures;
@@ -7,7 +8,6 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::path::Path;
 use std::sync::Mutex;
 
 /// The words of a run.
@@ -18,10 +18,12 @@ pub struct Console {
 }
 
 impl Console {
-    /// Appends to `train.log` in the run's folder; draws a bar where standard error is a terminal.
-    pub fn open(folder: &Path) -> Result<Console, Error> {
-        let path = folder.join("train.log");
-        let file = File::options().create(true).append(true).open(&path).map_err(|e| Error::file(&path, format!("cannot be written: {e}")))?;
+    /// Appends to the run's `train.log`; draws a bar where standard error is a terminal.
+    ///
+    /// # Errors
+    /// Where the log cannot be opened a second time.
+    pub fn open(folder: &RunFolder) -> Result<Console, Error> {
+        let file = folder.log().try_clone().map_err(|e| Error::file(&folder.path, crate::files::describe(&e)))?;
         let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(None, target);
         if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} {elapsed} left {eta} {msg}") {

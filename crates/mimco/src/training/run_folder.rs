@@ -1,48 +1,40 @@
 //! The run folder: what a training leaves, and what it finds when the same command runs again.
 
-use crate::Error;
 use crate::settings::Config;
-use std::fs;
+use crate::{Error, files};
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
+const ENVIRONMENT: &str = "environment.json";
+const CONFIG: &str = "config.toml";
+const CHECKPOINTS: &str = "checkpoints";
+const EXPORT: &str = "export";
+const LOG: &str = "train.log";
+const TEACHER: &str = "teacher";
 /// All that a run may have written; `--overwrite` removes these and nothing else.
-const OURS: [&str; 8] =
-    ["config.toml", "environment.json", "metrics.jsonl", "train.log", "checkpoints", "export", "report.html", "teacher"];
+const OURS: [&str; 9] = [CONFIG, ENVIRONMENT, "metrics.jsonl", LOG, CHECKPOINTS, EXPORT, "report.html", "summary.json", TEACHER];
 const EVENTS: &str = "events.out.tfevents.";
 
-/// A run folder and its files.
-#[derive(Clone)]
+/// A run folder and its files, held against other runs while this lives.
 pub struct RunFolder {
     /// The folder itself.
     pub path: PathBuf,
-}
-
-/// What a folder holds when a run begins.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found {
-    /// Nothing of a run.
-    Nothing,
-    /// A run of these settings, finished or not.
-    Run,
+    /// `train.log`, locked.
+    log: File,
 }
 
 impl RunFolder {
     /// Opens or makes the folder for a run of `config`.
     ///
     /// # Errors
-    /// Where it holds a run of other settings, or other people's files.
-    pub fn open(path: &Path, config: &Config, overwrite: bool) -> Result<(RunFolder, Found), Error> {
-        let folder = RunFolder { path: path.to_path_buf() };
+    /// Where it holds a run of other settings or other people's files, or another process trains in it.
+    pub fn open(path: &Path, config: &Config) -> Result<RunFolder, Error> {
         if path.exists() && !path.is_dir() {
             return Err(Error::file(path, "is a file, not a folder; give --out another name"));
         }
-        if overwrite {
-            folder.clear()?;
-        }
-        if let Ok(text) = fs::read_to_string(folder.config()) {
-            let old = Config::from_toml(&text).map_err(|e| {
-                Error::file(folder.config(), format!("cannot be read as settings ({e}); use --overwrite to start anew"))
-            })?;
+        if let Ok(text) = fs::read_to_string(path.join(CONFIG)) {
+            let old = Config::from_toml(&text)
+                .map_err(|e| Error::file(path.join(CONFIG), format!("cannot be read as settings ({e}); use --overwrite to start anew")))?;
             let differences = config.differences(&old);
             if let Some(first) = differences.first() {
                 return Err(Error::Setting(format!(
@@ -51,41 +43,65 @@ impl RunFolder {
                     if differences.len() > 1 { format!(" and {} more", differences.len() - 1) } else { String::new() }
                 )));
             }
-            return Ok((folder, Found::Run));
-        }
-        let others = fs::read_dir(path).map(|entries| {
-            entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).find(|name| name != "teacher" && !is_ours(name))
-        });
-        if let Ok(Some(name)) = others {
+        } else if let Some(name) = names_in(path).find(|name| !is_ours(name)) {
             return Err(Error::Setting(format!(
                 "{} holds other files ({name}) and no run; give --out an empty or new folder",
                 path.display()
             )));
         }
-        for path in [path.to_path_buf(), folder.checkpoints(), folder.export()] {
+        for path in [path.to_path_buf(), path.join(CHECKPOINTS), path.join(EXPORT)] {
             fs::create_dir_all(&path).map_err(|e| Error::file(&path, format!("cannot be made: {e}; give --out a folder you may write")))?;
         }
-        Ok((folder, Found::Nothing))
+        let log_path = path.join(LOG);
+        let log = File::options().create(true).append(true).open(&log_path).map_err(|e| Error::file(&log_path, files::describe(&e)))?;
+        if let Err(TryLockError::WouldBlock) = log.try_lock() {
+            return Err(Error::file(path, "another run trains in this folder; wait for it, or give another --out"));
+        }
+        Ok(RunFolder { path: path.to_path_buf(), log })
     }
 
-    fn clear(&self) -> Result<(), Error> {
-        let Ok(entries) = fs::read_dir(&self.path) else { return Ok(()) };
-        for entry in entries.flatten().filter(|e| is_ours(&e.file_name().to_string_lossy())) {
-            let path = entry.path();
+    /// Removes what a run has left in `path`, and nothing else.
+    ///
+    /// # Errors
+    /// Where no run has been there, or something cannot be removed.
+    pub fn clear(path: &Path) -> Result<(), Error> {
+        let is_run = |path: &Path| fs::read_to_string(path.join(CONFIG)).is_ok_and(|text| text.starts_with("method = "));
+        let ours: Vec<PathBuf> = names_in(path).filter(|name| is_ours(name)).map(|name| path.join(name)).collect();
+        if ours.is_empty() {
+            return Ok(());
+        }
+        if !is_run(path) && !is_run(&path.join(TEACHER)) {
+            return Err(Error::Setting(format!(
+                "--overwrite: {} holds {}, but no run that could be overwritten; give another --out",
+                path.display(),
+                ours[0].display()
+            )));
+        }
+        for path in ours {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(|e| Error::file(&path, format!("cannot be removed: {e}; remove it by hand or give another --out")))?;
         }
         Ok(())
     }
 
+    /// `train.log`, to append to.
+    pub fn log(&self) -> &File {
+        &self.log
+    }
+
     /// `config.toml`
     pub fn config(&self) -> PathBuf {
-        self.path.join("config.toml")
+        self.path.join(CONFIG)
+    }
+
+    /// `environment.json`
+    pub fn environment(&self) -> PathBuf {
+        self.path.join(ENVIRONMENT)
     }
 
     /// `checkpoints/`
     pub fn checkpoints(&self) -> PathBuf {
-        self.path.join("checkpoints")
+        self.path.join(CHECKPOINTS)
     }
 
     /// The checkpoint to resume from.
@@ -100,7 +116,7 @@ impl RunFolder {
 
     /// `export/`
     pub fn export(&self) -> PathBuf {
-        self.path.join("export")
+        self.path.join(EXPORT)
     }
 
     /// The exported backbone.
@@ -120,5 +136,10 @@ impl RunFolder {
 }
 
 fn is_ours(name: &str) -> bool {
+    let name = name.strip_suffix(".tmp").unwrap_or(name);
     OURS.contains(&name) || name.starts_with(EVENTS)
+}
+
+fn names_in(path: &Path) -> impl Iterator<Item = String> {
+    fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned())
 }

@@ -42,10 +42,9 @@ pub struct Training<'a> {
 }
 
 /// How a training ended.
-#[derive(Debug, PartialEq)]
 pub enum Ended {
-    /// All epochs done.
-    Complete(Progress),
+    /// All epochs done: where it stands, the optimizer for the last checkpoint, and the seconds of all sittings.
+    Complete(Progress, Optimizer, f64),
     /// A signal came; a checkpoint is written.
     Interrupted,
 }
@@ -73,7 +72,7 @@ impl Training<'_> {
                     self.folder.path.display()
                 )));
             }
-            metrics = MetricsWriter::resume_at(&self.folder.path, progress.metrics)?;
+            metrics = MetricsWriter::resume_at(&self.folder.path, &progress.metrics)?;
             self.console.say(&format!("resumed at step {}", self.steps_before + progress.step));
         } else {
             progress = Progress { identity: self.identity.clone(), ..Progress::default() };
@@ -82,7 +81,7 @@ impl Training<'_> {
         let total = self.total_steps();
         let epochs = self.config.train.epochs as u64;
         let mut gradients = self.method.parameters().zeros_like();
-        let mut speed = Speed::begin(progress.seconds);
+        let mut speed = Speed::begin(metrics.last("perf/seconds").unwrap_or(0.0));
         self.console.begin(progress.step, total);
 
         while progress.epoch < epochs {
@@ -96,7 +95,9 @@ impl Training<'_> {
                     let waiting = Instant::now();
                     let batch: Batch = match batches.next() {
                         Some(batch) => batch?,
-                        None => return Err(Error::Training("the loader ended before its epoch; run the same command again to resume".into())),
+                        None => {
+                            return Err(Error::Training("the loader ended before its epoch; run the same command again to resume".into()));
+                        }
                     };
                     speed.waited(waiting, batch.indices.len());
                     for (name, value) in self.method.step(&batch, clock, share, &mut gradients) {
@@ -114,7 +115,7 @@ impl Training<'_> {
                 let epoch_ends = progress.batch == self.steps_per_epoch() * self.config.train.accumulate as u64;
                 let interrupted = self.interrupted.load(Ordering::Relaxed);
                 if !epoch_ends && (interrupted || progress.step.is_multiple_of(self.config.train.checkpoint_steps)) {
-                    self.checkpoint(&mut progress, &mut metrics, &speed)?;
+                    self.checkpoint(&mut progress, &mut metrics)?;
                 }
                 if interrupted && !epoch_ends {
                     self.console.say(&format!("interrupted at step {}: checkpoint written, the same command resumes", progress.step));
@@ -130,9 +131,8 @@ impl Training<'_> {
                 return Ok(Ended::Interrupted);
             }
         }
-        progress.seconds = speed.seconds();
         self.console.end();
-        Ok(Ended::Complete(progress))
+        Ok(Ended::Complete(progress, self.optimizer, speed.seconds()))
     }
 
     /// One update, or none where loss or gradient are not finite.
@@ -140,7 +140,13 @@ impl Training<'_> {
         let optim = &self.config.optim;
         let norm = gradient_norm(gradients);
         let finite = norm.is_finite() && figures.get("train/loss").is_some_and(|loss| loss.is_finite());
-        let rate = schedule::learning_rate(clock.step, clock.total, self.config.warmup_steps(clock.total), self.config.learning_rate(), self.config.min_learning_rate());
+        let rate = schedule::learning_rate(
+            clock.step,
+            clock.total,
+            self.config.warmup_steps(clock.total),
+            self.config.learning_rate(),
+            self.config.min_learning_rate(),
+        );
         if finite {
             progress.skipped_in_a_row = 0;
             self.optimizer.step(self.method.parameters_mut(), gradients, rate as f32, clip_factor(norm, optim.clip));
@@ -181,6 +187,8 @@ impl Training<'_> {
         line.insert("perf/img_per_s".into(), images_per_second);
         line.insert("perf/data_wait".into(), data_wait);
         line.insert("perf/mfu".into(), images_per_second * self.method.flop_per_image() / self.watch.peak_flop_per_second());
+        // Here alone, since a checkpoint holds no clock.
+        line.insert("perf/seconds".into(), speed.seconds());
         metrics.log(progress.step, progress.epoch, &line)?;
         self.console.line(progress.step, total, progress.epoch, self.config.train.epochs as u64, &line);
         Ok(())
@@ -200,20 +208,19 @@ impl Training<'_> {
                 && progress.best_knn.is_none_or(|best| knn > best)
             {
                 progress.best_knn = Some(knn);
-                self.save(&self.folder.best(), progress, metrics, speed)?;
+                self.save(&self.folder.best(), progress, metrics)?;
             }
         }
-        self.checkpoint(progress, metrics, speed)
+        self.checkpoint(progress, metrics)
     }
 
-    fn checkpoint(&self, progress: &mut Progress, metrics: &mut MetricsWriter, speed: &Speed) -> Result<(), Error> {
-        self.save(&self.folder.last(), progress, metrics, speed)
+    fn checkpoint(&self, progress: &mut Progress, metrics: &mut MetricsWriter) -> Result<(), Error> {
+        self.save(&self.folder.last(), progress, metrics)
     }
 
-    fn save(&self, path: &std::path::Path, progress: &mut Progress, metrics: &mut MetricsWriter, speed: &Speed) -> Result<(), Error> {
+    fn save(&self, path: &std::path::Path, progress: &mut Progress, metrics: &mut MetricsWriter) -> Result<(), Error> {
         metrics.flush()?;
         progress.metrics = metrics.position();
-        progress.seconds = speed.seconds();
         checkpoint::save(path, &*self.method, &self.optimizer, progress)
     }
 }

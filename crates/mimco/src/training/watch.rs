@@ -2,7 +2,7 @@
 //! when they collapse.
 
 use crate::Error;
-use crate::evaluation::features::{FeatureKind, Features, extract, labels_of};
+use crate::evaluation::features::{FeatureKind, extract, labels_of};
 use crate::evaluation::health::{feature_std, rankme, verdict};
 use crate::evaluation::knn::knn_top1;
 use crate::models::vit::Vit;
@@ -22,7 +22,6 @@ pub struct Watch {
     val: Option<Dataset>,
     k: usize,
     temperature: f64,
-    batch: usize,
     pooled: FeatureKind,
     peak: OnceLock<f64>,
 }
@@ -46,7 +45,6 @@ impl Watch {
             val: val.cloned(),
             k: config.train.knn_k,
             temperature: config.train.knn_temperature,
-            batch: config.train.batch_size,
             pooled,
             peak: OnceLock::new(),
         }
@@ -54,12 +52,12 @@ impl Watch {
 
     /// Features of the images as they are now.
     pub fn look(&self, vit: &Vit, parameters: &Parameters) -> Result<Looked, Error> {
-        let train = extract(vit, parameters, &self.train, self.pooled, self.batch)?;
-        let head = Features::new(train.rows().min(HEALTH_IMAGES), train.width(), &train.data()[..train.rows().min(HEALTH_IMAGES) * train.width()]);
+        let train = extract(vit, parameters, &self.train, self.pooled)?;
+        let head = train.head(HEALTH_IMAGES);
         let (rank, spread) = (rankme(&head), feature_std(&head));
         let mut figures = BTreeMap::from([("health/rankme".to_string(), rank), ("health/feature_std".to_string(), spread)]);
         if let Some(val) = &self.val {
-            let features = extract(vit, parameters, val, self.pooled, self.batch)?;
+            let features = extract(vit, parameters, val, self.pooled)?;
             let (a, b) = (labels_of(&self.train, &train)?, labels_of(val, &features)?);
             let top1 = knn_top1(&train, &a, &features, &b, val.classes().len(), self.k, self.temperature)?;
             figures.insert("eval/knn_top1".into(), top1);

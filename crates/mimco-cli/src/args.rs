@@ -1,0 +1,196 @@
+//! Every flag, defined once: help, completions and parsing come from here.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Pre-trains vision transformers on your own images, without labels.
+#[derive(Parser)]
+#[command(name = "mimco", version, max_term_width = 100)]
+pub struct Cli {
+    /// Threads to compute with [default: RAYON_NUM_THREADS, else all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+impl Cli {
+    /// `--threads`, else RAYON_NUM_THREADS, else all cores.
+    pub fn threads(&self) -> usize {
+        let environment = || std::env::var("RAYON_NUM_THREADS").ok()?.parse().ok().filter(|n| *n > 0);
+        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
+        self.threads.map(usize::from).or_else(environment).unwrap_or_else(cores)
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Verb {
+    /// See both stages work on real images that come with the program
+    Demo(Demo),
+    /// Pre-train a backbone on a folder of images
+    Pretrain(Pretrain),
+    /// Accuracy of nearest neighbours on frozen features (DINO's protocol)
+    Knn(Knn),
+    /// Accuracy of a linear classifier on frozen features
+    Linear(Linear),
+    /// Write the feature of every image to a file
+    Embed(Embed),
+    /// Look at every image of a set: what is broken, odd or there twice
+    CheckData(CheckData),
+    /// Print completions for a shell
+    Completions(Completions),
+}
+
+/// Where to compute.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Device {
+    /// The best there is
+    Auto,
+    /// The processor
+    Cpu,
+}
+
+#[derive(Args)]
+pub struct Demo {
+    /// Folder for the results
+    #[arg(long, value_name = "DIR", default_value = "mimco-demo")]
+    pub out: PathBuf,
+    /// Start anew, removing what an earlier demo wrote there
+    #[arg(long)]
+    pub overwrite: bool,
+    #[command(flatten)]
+    pub common: Common,
+    /// Settings over the recipe `demo`, such as seed=1 or train.epochs=5
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Pretrain {
+    /// Images: a folder at any depth, a .txt list of files, CIFAR-10 binary, IDX
+    #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
+    pub data: Option<PathBuf>,
+    /// Labelled images (class folders) for kNN while training; PATH then has class folders too
+    #[arg(long, value_name = "PATH")]
+    pub val: Option<PathBuf>,
+    /// A frozen teacher's backbone: the second stage alone
+    #[arg(long, value_name = "FILE")]
+    pub teacher: Option<PathBuf>,
+    /// A built-in recipe or a .toml file
+    #[arg(long, value_name = "R")]
+    pub recipe: Option<String>,
+    /// Folder of the run
+    #[arg(long, value_name = "DIR", required_unless_present = "print_config")]
+    pub out: Option<PathBuf>,
+    /// Weights to begin from (weights only; an unfinished run resumes by itself)
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+    /// Start anew, removing what an earlier run wrote in DIR
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print the resolved settings and stop
+    #[arg(long)]
+    pub print_config: bool,
+    #[command(flatten)]
+    pub common: Common,
+    /// Settings over the recipe, such as train.epochs=20 model.arch=small
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+/// What every verb that computes takes.
+#[derive(Args)]
+pub struct Common {
+    /// Where to compute
+    #[arg(long, value_enum, default_value = "auto")]
+    pub device: Device,
+    /// Print the figures as one line of JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which feature of an image.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Feature {
+    /// The class token after the final norm
+    Class,
+    /// The mean of the patch tokens after the final norm
+    Mean,
+}
+
+/// A backbone to take features from.
+#[derive(Args)]
+pub struct Backbone {
+    /// The backbone, a safetensors file with timm's names
+    #[arg(long, value_name = "FILE")]
+    pub backbone: PathBuf,
+    /// Which feature
+    #[arg(long, value_enum, default_value = "class")]
+    pub feature: Feature,
+    #[command(flatten)]
+    pub common: Common,
+    /// model.heads, data.mean and data.std over what the file says
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct Knn {
+    /// Labelled images that vote (class folders, CIFAR-10 binary, IDX)
+    #[arg(long, value_name = "DIR")]
+    pub train: PathBuf,
+    /// Labelled images to classify
+    #[arg(long, value_name = "DIR")]
+    pub val: PathBuf,
+    /// Neighbours that vote
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub k: u32,
+    /// Temperature of the votes
+    #[arg(long, default_value_t = 0.07)]
+    pub temperature: f64,
+    #[command(flatten)]
+    pub backbone: Backbone,
+}
+
+#[derive(Args)]
+pub struct Linear {
+    /// Labelled images to learn from (class folders, CIFAR-10 binary, IDX)
+    #[arg(long, value_name = "DIR")]
+    pub train: PathBuf,
+    /// Labelled images to classify
+    #[arg(long, value_name = "DIR")]
+    pub val: PathBuf,
+    /// Names the split on which the regularisation is chosen
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    pub backbone: Backbone,
+}
+
+#[derive(Args)]
+pub struct Embed {
+    /// Images: a folder at any depth, a .txt list of files, CIFAR-10 binary, IDX
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// Where the features go: .npy, .safetensors or .parquet
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub backbone: Backbone,
+}
+
+#[derive(Args)]
+pub struct CheckData {
+    /// Images: a folder at any depth, a .txt list of files, CIFAR-10 binary, IDX
+    #[arg(value_name = "PATH")]
+    pub data: PathBuf,
+    /// Print the figures as one line of JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Completions {
+    /// Whose
+    pub shell: clap_complete::Shell,
+}

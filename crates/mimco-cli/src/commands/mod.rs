@@ -1,0 +1,7 @@
+//! The verbs, each from its arguments to one call of the library.
+
+pub mod check_data;
+pub mod completions;
+pub mod demo;
+pub mod evaluate;
+pub mod pretrain;

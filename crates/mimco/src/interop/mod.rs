@@ -1,0 +1,4 @@
+//! Weights in and out.
+
+pub mod backbone;
+pub mod safetensors;

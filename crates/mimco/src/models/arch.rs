@@ -1,0 +1,52 @@
+//! The named sizes of vision transformers.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Width and depth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arch {
+    /// 128 x 6, for images of 28 to 32 px.
+    Nano,
+    /// 192 x 12.
+    Tiny,
+    /// 384 x 12.
+    Small,
+    /// 768 x 12.
+    Base,
+    /// 1024 x 24.
+    Large,
+}
+
+impl Arch {
+    const ALL: [Arch; 5] = [Arch::Nano, Arch::Tiny, Arch::Small, Arch::Base, Arch::Large];
+
+    /// Width, depth, and the heads where none are set: timm's, and 4 for nano.
+    pub fn sizes(self) -> (usize, usize, usize) {
+        match self {
+            Arch::Nano => (128, 6, 4),
+            Arch::Tiny => (192, 12, 3),
+            Arch::Small => (384, 12, 6),
+            Arch::Base => (768, 12, 12),
+            Arch::Large => (1024, 24, 16),
+        }
+    }
+
+    /// The name of a width and depth, where it has one.
+    pub fn named(width: usize, depth: usize) -> Option<Arch> {
+        Arch::ALL.into_iter().find(|arch| (arch.sizes().0, arch.sizes().1) == (width, depth))
+    }
+}
+
+impl fmt::Display for Arch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Arch::Nano => "nano",
+            Arch::Tiny => "tiny",
+            Arch::Small => "small",
+            Arch::Base => "base",
+            Arch::Large => "large",
+        })
+    }
+}

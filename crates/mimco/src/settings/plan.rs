@@ -1,0 +1,327 @@
+//! From a recipe and `key=value` settings to the stages of a run. Defaults, then the recipe, then the settings; an unknown key is an error
+//! that names the nearest one.
+
+use super::{Config, MethodName, one_line};
+use crate::Error;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use toml::{Table, Value};
+
+/// The built-in recipes: name and text.
+pub const RECIPES: [(&str, &str); 7] = [
+    ("demo", include_str!("../../../../recipes/demo.toml")),
+    ("moco_v3_vit_small", include_str!("../../../../recipes/moco_v3_vit_small.toml")),
+    ("mimco_vit_small", include_str!("../../../../recipes/mimco_vit_small.toml")),
+    ("moco_v3_cifar", include_str!("../../../../recipes/moco_v3_cifar.toml")),
+    ("mimco_cifar", include_str!("../../../../recipes/mimco_cifar.toml")),
+    ("moco_v3_photos", include_str!("../../../../recipes/moco_v3_photos.toml")),
+    ("mimco_photos", include_str!("../../../../recipes/mimco_photos.toml")),
+];
+/// What runs where no recipe is named.
+const DEFAULT_RECIPE: &str = "mimco_photos";
+
+/// Where a stage-2 run's teacher comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Teacher {
+    /// A file that is given: stage 2 alone.
+    Given,
+    /// The run's own first stage.
+    Trained,
+}
+
+/// The stages of a run.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Plan {
+    /// The stage that the run is for.
+    #[serde(flatten)]
+    pub main: Config,
+    /// The teacher's stage, before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Config>,
+}
+
+impl Plan {
+    /// Resolves a recipe (a built-in name or a file; none is the photos') with settings over it.
+    ///
+    /// A setting goes to every stage that has it; `teacher.KEY=VALUE` to the teacher's stage alone, and wins.
+    ///
+    /// # Errors
+    /// A recipe that is not there, an unknown key, a value that cannot be.
+    pub fn resolve(recipe: Option<&str>, settings: &[String], teacher: Teacher) -> Result<Plan, Error> {
+        let name = recipe.unwrap_or(DEFAULT_RECIPE);
+        let mut table = read_recipe(name)?;
+        let teacher_table = match table.remove("teacher") {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(_) => return Err(Error::Setting(format!("recipe {name}: `teacher` is not a table"))),
+        };
+        let main = stage(table, MethodName::Mimco, name)?;
+        let wants_teacher = main.get("method").and_then(Value::as_str) == Some("mimco");
+        if !wants_teacher && teacher == Teacher::Given {
+            return Err(Error::Setting(format!(
+                "recipe {name} trains a teacher and has no use for --teacher; leave it out, or name a mimco recipe"
+            )));
+        }
+        let mut stages = vec![("", main)];
+        if wants_teacher && teacher == Teacher::Trained {
+            stages.push(("teacher.", teacher_stage(teacher_table, &stages[0].1, name)?));
+        }
+        apply(&mut stages, settings)?;
+        let mut configs = stages.into_iter().map(|(prefix, table)| {
+            let config: Config = table.try_into().map_err(|e: toml::de::Error| Error::Setting(one_line(&e.to_string())))?;
+            config.check().map_err(|e| Error::Setting(format!("{prefix}{e}")))?;
+            Ok::<Config, Error>(config)
+        });
+        let main = configs.next().unwrap_or_else(|| Err(Error::Setting("a run needs a stage".into())))?;
+        Ok(Plan { main, teacher: configs.next().transpose()? })
+    }
+
+    /// The resolved settings of all stages, for `--print-config`; a recipe that gives the same.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).unwrap_or_default()
+    }
+}
+
+/// A built-in recipe by its name, or a file.
+fn read_recipe(name: &str) -> Result<Table, Error> {
+    let text = match RECIPES.iter().find(|(built_in, _)| *built_in == name) {
+        Some((_, text)) => text.to_string(),
+        None if name.ends_with(".toml") || name.contains(['/', '\\']) => std::fs::read_to_string(name)
+            .map_err(|e| Error::Setting(format!("{name}: the recipe cannot be read: {e}; give a file or a built-in name")))?,
+        None => {
+            let names: Vec<&str> = RECIPES.iter().map(|(name, _)| *name).collect();
+            let nearest = nearest(name, names.iter().copied()).map_or(String::new(), |n| format!("; did you mean {n}?"));
+            return Err(Error::Setting(format!("there is no recipe {name}{nearest} Built in: {}; or give a .toml file", names.join(", "))));
+        }
+    };
+    toml::from_str(&text).map_err(|e| Error::Setting(format!("recipe {name}: {}", one_line(&e.to_string()))))
+}
+
+/// A method's defaults with a recipe's table over them.
+fn stage(over: Table, fallback: MethodName, recipe: &str) -> Result<Table, Error> {
+    let method = match over.get("method").map(|m| m.clone().try_into::<MethodName>()) {
+        None => fallback,
+        Some(Ok(method)) => method,
+        Some(Err(_)) => return Err(Error::Setting(format!("recipe {recipe}: method is moco_v3 or mimco"))),
+    };
+    let mut table = to_table(&Config::defaults(method));
+    for (key, value) in flat(&over, "") {
+        set(&mut table, &key, value, &format!("recipe {recipe}: "))?;
+    }
+    Ok(table)
+}
+
+/// The teacher's stage: a recipe that it names (`recipe = "..."`) or the defaults with the student's model and data, and its table over that.
+fn teacher_stage(mut over: Table, main: &Table, recipe: &str) -> Result<Table, Error> {
+    let mut base = match over.remove("recipe") {
+        Some(Value::String(name)) => read_recipe(&name)?,
+        Some(_) => return Err(Error::Setting(format!("recipe {recipe}: teacher.recipe is the name of a recipe"))),
+        None => {
+            let shared = ["seed", "precision", "model", "data"];
+            main.iter().filter(|(key, _)| shared.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
+        }
+    };
+    base.entry("method").or_insert(Value::String("moco_v3".into()));
+    let mut table = stage(base, MethodName::MocoV3, recipe)?;
+    if table.get("method").and_then(Value::as_str) != Some("moco_v3") {
+        return Err(Error::Setting(format!("recipe {recipe}: the teacher's method is moco_v3")));
+    }
+    for (key, value) in flat(&over, "") {
+        set(&mut table, &key, value, &format!("recipe {recipe}: teacher."))?;
+    }
+    Ok(table)
+}
+
+/// Settings `key=value` over the stages.
+fn apply(stages: &mut [(&str, Table)], settings: &[String]) -> Result<(), Error> {
+    let (for_teacher, for_all): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("teacher."));
+    for setting in for_all {
+        let (key, value) = split(setting)?;
+        if key == "method" {
+            return Err(Error::Setting("method comes with the recipe; name another with --recipe".into()));
+        }
+        let mut known = false;
+        for (prefix, table) in stages.iter_mut() {
+            if flat(table, "").contains_key(key) {
+                set(table, key, value.clone(), prefix)?;
+                known = true;
+            }
+        }
+        if !known {
+            let keys = stages.iter().flat_map(|(_, table)| flat(table, "").into_keys()).collect::<Vec<_>>();
+            return Err(unknown(key, keys.iter().map(String::as_str), ""));
+        }
+    }
+    for setting in for_teacher {
+        let (key, value) = split(setting)?;
+        let (_, table) = stages
+            .iter_mut()
+            .find(|(prefix, _)| *prefix == "teacher.")
+            .ok_or_else(|| Error::Setting(format!("{key}: this run trains no teacher; leave it out")))?;
+        set(table, key.trim_start_matches("teacher."), value, "teacher.")?;
+    }
+    Ok(())
+}
+
+fn split(setting: &str) -> Result<(&str, Value), Error> {
+    let Some((key, text)) = setting.split_once('=') else {
+        return Err(Error::Setting(format!("{setting}: settings are key=value, such as train.epochs=20")));
+    };
+    let (key, text) = (key.trim(), text.trim());
+    // A TOML value, or a bare word.
+    let value = toml::from_str::<Table>(&format!("v = {text}")).ok().and_then(|mut t| t.remove("v"));
+    Ok((key, value.unwrap_or(Value::String(text.into()))))
+}
+
+/// Puts a value where the key is known and the value is of its kind.
+fn set(table: &mut Table, key: &str, value: Value, prefix: &str) -> Result<(), Error> {
+    if !flat(table, "").contains_key(key) {
+        let keys = flat(table, "").into_keys().collect::<Vec<_>>();
+        return Err(unknown(key, keys.iter().map(String::as_str), prefix));
+    }
+    let mut at = &mut *table;
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            at.insert(part.into(), value);
+            break;
+        }
+        match at.get_mut(part) {
+            Some(Value::Table(inner)) => at = inner,
+            _ => return Err(unknown(key, std::iter::empty(), prefix)),
+        }
+    }
+    table.clone().try_into::<Config>().map(|_| ()).map_err(|e| Error::Setting(format!("{prefix}{key}: {}", one_line(e.message()))))
+}
+
+fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, prefix: &str) -> Error {
+    let nearest =
+        nearest(key, known).map_or(String::new(), |n| format!("; did you mean {prefix_key}{n}?", prefix_key = teacher_of(prefix)));
+    Error::Setting(format!("{prefix}unknown setting {key}{nearest} (--print-config shows all)"))
+}
+
+fn teacher_of(prefix: &str) -> &str {
+    if prefix.ends_with("teacher.") { "teacher." } else { "" }
+}
+
+/// The likeliest of the known names: by its last part where that alone was given, else by the fewest edits.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let distance = |known: &str| {
+        let last = known.rsplit('.').next().unwrap_or(known);
+        strsim::damerau_levenshtein(name, known).min(strsim::damerau_levenshtein(name, last) + 1)
+    };
+    known.min_by_key(|known| distance(known))
+}
+
+fn to_table(config: &Config) -> Table {
+    Table::try_from(config).unwrap_or_default()
+}
+
+/// Dotted keys and their values.
+fn flat(table: &Table, prefix: &str) -> BTreeMap<String, Value> {
+    let mut all = BTreeMap::new();
+    for (key, value) in table {
+        let key = format!("{prefix}{key}");
+        match value {
+            Value::Table(inner) => all.extend(flat(inner, &format!("{key}."))),
+            value => _ = all.insert(key, value.clone()),
+        }
+    }
+    all
+}
+
+/// Dotted keys and their values as text; numbers as they were meant, not with the digits of their widening.
+pub(super) fn flatten(config: &Config) -> BTreeMap<String, String> {
+    let show = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Float(number) => (*number as f32).to_string(),
+        other => other.to_string(),
+    };
+    flat(&to_table(config), "").into_iter().map(|(key, value)| (key, show(&value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::{Arch, Auto, PatchLoss};
+
+    fn resolve(recipe: Option<&str>, settings: &[&str]) -> Result<Plan, String> {
+        let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+        Plan::resolve(recipe, &settings, Teacher::Trained).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_recipe_resolves_and_begins_with_its_command() {
+        for (name, text) in RECIPES {
+            let plan = resolve(Some(name), &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(plan.teacher.is_some(), plan.main.method == MethodName::Mimco, "{name}");
+            let command = text.lines().next().unwrap_or_default();
+            assert!(
+                command.starts_with("# ")
+                    && command.contains("mimco ")
+                    && (command.contains(name) || name.contains("photos") || name == "demo"),
+                "{name}: {command}"
+            );
+            if let Some(teacher) = &plan.teacher {
+                assert_eq!(teacher.vit().grid(), plan.main.vit().grid(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn settings_go_to_every_stage_that_has_them() {
+        let plan = resolve(
+            None,
+            &[
+                "train.epochs=3",
+                "model.arch=small",
+                "teacher.train.epochs=7",
+                "mimco.patch_loss=l1",
+                "moco_v3.out=8",
+                "data.mean=[0, 0.5, 1]",
+            ],
+        )
+        .unwrap();
+        let teacher = plan.teacher.unwrap();
+        assert_eq!((plan.main.train.epochs, teacher.train.epochs), (3, 7));
+        assert_eq!((plan.main.model.arch, teacher.model.arch), (Arch::Small, Arch::Small));
+        assert_eq!(plan.main.mimco.unwrap().patch_loss, PatchLoss::L1);
+        assert_eq!(teacher.moco_v3.unwrap().out, 8);
+        assert_eq!(teacher.data.mean, [0.0, 0.5, 1.0]);
+    }
+
+    #[test]
+    fn a_printed_plan_is_a_recipe_for_the_same() {
+        let plan = resolve(None, &["seed=5", "model.heads=6", "optim.lr=3e-3"]).unwrap();
+        assert_eq!(plan.main.model.heads, Auto::Set(6));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        std::fs::write(&path, plan.to_toml()).unwrap();
+        assert_eq!(resolve(path.to_str(), &[]).unwrap(), plan);
+    }
+
+    #[test]
+    fn mistakes_are_named_with_what_was_meant() {
+        let error = |settings: &[&str]| {
+            let message = resolve(None, settings).unwrap_err();
+            assert!(!message.contains('\n'), "{message}");
+            message
+        };
+        assert!(error(&["train.epoch=3"]).contains("did you mean train.epochs?"));
+        assert!(error(&["epochs=3"]).contains("did you mean train.epochs?"));
+        assert!(error(&["teacher.moco_v3.temprature=3"]).contains("did you mean teacher.moco_v3.temperature?"));
+        assert!(error(&["train=3"]).contains("unknown setting train"));
+        assert!(error(&["train.epochs=many"]).contains("train.epochs: "));
+        assert!(error(&["train.epochs"]).contains("key=value"));
+        assert!(error(&["model.heads=none"]).contains("model.heads: a whole number or \"auto\""));
+        assert!(error(&["mimco.patch_loss=l2"]).contains("l1"));
+        assert!(error(&["precision=f64"]).contains("precision: "));
+        assert!(error(&["teacher.optim.lr=-1"]).contains("teacher.optim.lr=-1"));
+        assert!(resolve(Some("mimco_photo"), &[]).unwrap_err().contains("did you mean mimco_photos?"));
+        assert!(resolve(Some("gone.toml"), &[]).unwrap_err().contains("gone.toml"));
+        let given = Plan::resolve(Some("moco_v3_cifar"), &[], Teacher::Given).unwrap_err().to_string();
+        assert!(given.contains("--teacher"), "{given}");
+        let stage2 = Plan::resolve(Some("mimco_cifar"), &["teacher.train.epochs=1".into()], Teacher::Given).unwrap_err().to_string();
+        assert!(stage2.contains("trains no teacher"), "{stage2}");
+    }
+}

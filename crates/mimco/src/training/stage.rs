@@ -1,0 +1,272 @@
+//! One stage of a run: from its settings to its export.
+
+use super::checkpoint::{self, Progress};
+use super::console::Console;
+use super::metrics::MetricsWriter;
+use super::run_folder::RunFolder;
+use super::train::{Ended, Training};
+use super::watch::Watch;
+use super::{Images, Summary};
+use crate::evaluation::features::FeatureKind;
+use crate::interop::backbone::{self, BackboneOverrides, Info};
+use crate::methods::Method;
+use crate::methods::mask::MaskGenerator;
+use crate::methods::mimco::Mimco;
+use crate::methods::moco_v3::MocoV3;
+use crate::report::{RunReport, write_run};
+use crate::settings::{Config, OptimizerName, Pooling};
+use crate::{Error, files};
+use mimco_data::Dataset;
+use mimco_data::loader::{Loader, LoaderOptions};
+use mimco_engine::optim::{Optimizer, Rule};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+/// One stage to run.
+pub(super) struct Stage<'a> {
+    /// Its settings.
+    pub config: &'a Config,
+    /// Its run folder.
+    pub out: PathBuf,
+    /// The frozen teacher, for MimCo.
+    pub teacher: Option<PathBuf>,
+    /// Weights to begin from.
+    pub init: Option<PathBuf>,
+    /// Updates of the stage before.
+    pub steps_before: u64,
+    /// Whether the run was begun before and had ended the stage before this one.
+    pub goes_on: bool,
+    /// Set by a signal.
+    pub interrupted: &'a AtomicBool,
+}
+
+impl Stage<'_> {
+    /// Runs the stage to its end, or takes it up where it stopped: its summary, and whether all had been done before; `None` after a signal.
+    pub fn run(&self, images: &Images) -> Result<Option<(Summary, bool)>, Error> {
+        let mut config = self.config.clone();
+        let said_batch = fit_batch(&mut config, images.train.len());
+        let (mut method, identity) = self.method(&config, images)?;
+        let folder = RunFolder::open(&self.out, &config)?;
+        let begun = folder.last().exists();
+        if begun {
+            let progress = checkpoint::progress(&folder.last())?;
+            if progress.finished && progress.identity == identity {
+                let seconds = MetricsWriter::resume_at(&folder.path, &progress.metrics)?.last("perf/seconds").unwrap_or(0.0);
+                return Ok(Some((summary(&config, &folder, &progress, seconds), true)));
+            }
+        }
+        let console = Console::open(&folder)?;
+        if !begun {
+            if let Some(path) = &self.init {
+                initialise_from(path, method.as_mut())?;
+            }
+            files::write_atomically(&folder.config(), config.to_toml().as_bytes())?;
+            files::write_atomically(&folder.environment(), environment().as_bytes())?;
+        }
+        if let Some(said) = said_batch {
+            console.say(&said);
+        }
+        apply_decay(&config, method.as_mut());
+        let optimizer = Optimizer::new(rule(&config), config.optim.weight_decay, method.parameters());
+        let options = LoaderOptions {
+            batch_size: config.train.batch_size,
+            seed: config.seed,
+            workers: config.workers(),
+            queue: 4,
+            image_size: config.model.image_size as u32,
+            max_broken: config.data.max_broken,
+        };
+        let loader = Loader::new(images.train.clone(), method.pipeline(), options);
+        let watch = Watch::new(&config, &images.train, images.val.as_ref(), feature_kind(&config));
+        let training = Training {
+            config: &config,
+            folder: &folder,
+            loader: &loader,
+            method: method.as_mut(),
+            optimizer,
+            watch: &watch,
+            console: &console,
+            interrupted: self.interrupted,
+            identity,
+            steps_before: self.steps_before,
+        };
+        console.say(&opening(&config, &training, images));
+        if self.goes_on && !begun {
+            console.say(&format!("resumed at step {}", self.steps_before));
+        }
+        match training.run()? {
+            Ended::Interrupted => Ok(None),
+            Ended::Complete(progress, optimizer, seconds) => {
+                let summary = finish(&config, &folder, method.as_ref(), &optimizer, progress, seconds)?;
+                console.say(&format!("finished: {}", folder.backbone().display()));
+                Ok(Some((summary, false)))
+            }
+        }
+    }
+
+    /// What is to be trained, and digests of settings, images and teacher that tell the run apart from another.
+    fn method(&self, config: &Config, images: &Images) -> Result<(Box<dyn Method>, String), Error> {
+        let teacher = match (&config.mimco, &self.teacher) {
+            (Some(_), Some(path)) => Some(backbone::load(path, &BackboneOverrides::default())?.0),
+            _ => None,
+        };
+        let identity = identity(config, images, teacher.as_ref().map(|t| t.parameters.flat()));
+        let vit = config.vit();
+        let method: Box<dyn Method> = match (&config.moco_v3, &config.mimco, &config.mask, teacher) {
+            (_, Some(settings), Some(mask), Some(teacher)) => {
+                let mask = MaskGenerator::new(vit.grid(), mask.unit(&vit), mask.ratio);
+                Box::new(Mimco::new(config, &vit, settings, mask, teacher, images.train.len())?)
+            }
+            (Some(settings), None, ..) => Box::new(MocoV3::new(config, &vit, settings)),
+            _ => return Err(Error::Setting(format!("the settings of {} are not whole; begin from a recipe", config.method))),
+        };
+        Ok((method, identity))
+    }
+}
+
+/// Writes what a finished stage leaves: the export, the report, and a checkpoint that says so.
+fn finish(
+    config: &Config,
+    folder: &RunFolder,
+    method: &dyn Method,
+    optimizer: &Optimizer,
+    mut progress: Progress,
+    seconds: f64,
+) -> Result<Summary, Error> {
+    let (vit, parameters) = method.backbone();
+    let info = Info {
+        model: vit.config.clone(),
+        architecture: vit.config.name(),
+        method: config.method.to_string(),
+        seed: config.seed,
+        steps: progress.optimizer_steps,
+        pooling: feature_kind(config),
+    };
+    backbone::save(&folder.backbone(), vit, parameters, &info)?;
+    progress.finished = true;
+    let summary = summary(config, folder, &progress, seconds);
+    let mut facts = vec![
+        ("backbone".to_string(), vit.config.name()),
+        ("epochs".to_string(), config.train.epochs.to_string()),
+        ("updates".to_string(), progress.step.to_string()),
+        ("minutes".to_string(), format!("{:.1}", seconds / 60.0)),
+        ("seed".to_string(), config.seed.to_string()),
+    ];
+    facts.extend(summary.best_knn_top1.map(|knn| ("best kNN accuracy while training".to_string(), format!("{knn:.1} %"))));
+    let title = format!("{}: a run of mimco", config.method);
+    let report = RunReport { title: &title, facts: &facts, metrics: &folder.metrics(), config: &config.to_toml(), notes: &[] };
+    write_run(&folder.report(), &report)?;
+    checkpoint::save(&folder.last(), method, optimizer, &progress)?;
+    Ok(summary)
+}
+
+fn rule(config: &Config) -> Rule {
+    match config.optim.name {
+        OptimizerName::Adamw => Rule::AdamW { beta1: config.optim.betas[0], beta2: config.optim.betas[1], eps: config.optim.eps },
+        OptimizerName::Sgd => Rule::Sgd { momentum: config.optim.betas[0] },
+    }
+}
+
+/// A set smaller than a batch trains with the batch reduced; says so.
+fn fit_batch(config: &mut Config, images: usize) -> Option<String> {
+    let asked = config.train.batch_size;
+    if images >= asked * config.train.accumulate {
+        return None;
+    }
+    config.train.accumulate = config.train.accumulate.min(images / 2).max(1);
+    config.train.batch_size = asked.min(images / config.train.accumulate);
+    Some(format!(
+        "{images} images are fewer than a batch of {asked}: training with batches of {} (few negatives; more images serve better)",
+        config.train.batch_size
+    ))
+}
+
+fn feature_kind(config: &Config) -> FeatureKind {
+    match &config.mimco {
+        Some(settings) if settings.pooling == Pooling::Mean => FeatureKind::Mean,
+        _ => FeatureKind::Class,
+    }
+}
+
+/// The opening line: what trains on what, with the learning rate as scaled.
+fn opening(config: &Config, training: &Training<'_>, images: &Images) -> String {
+    let parameters = training.method.parameters().trainable_elements();
+    format!(
+        "{}: {} with {:.1} M parameters to train, {} images{}, {} epochs of {} steps, batch {}{}; learning rate {} for a batch of {}, scaled to {:.3e}",
+        config.method,
+        config.vit().name(),
+        parameters as f64 / 1e6,
+        images.train.len(),
+        images.val.as_ref().map_or(String::new(), |val| format!(" and {} to validate", val.len())),
+        config.train.epochs,
+        training.total_steps() / config.train.epochs.max(1) as u64,
+        config.train.batch_size,
+        if config.train.accumulate > 1 { format!(" x {} accumulated", config.train.accumulate) } else { String::new() },
+        config.optim.lr,
+        config.optim.lr_batch,
+        config.learning_rate(),
+    )
+}
+
+/// MoCo v3 decays everything; masked image modelling matrices alone, which is how the table begins.
+fn apply_decay(config: &Config, method: &mut dyn Method) {
+    if config.optim.decay_all {
+        method.parameters_mut().entries_mut().iter_mut().for_each(|e| e.decay = 1.0);
+    }
+}
+
+/// Takes a backbone's weights where names and shapes agree; all of them must.
+fn initialise_from(path: &Path, method: &mut dyn Method) -> Result<(), Error> {
+    let (source, _) = backbone::load(path, &BackboneOverrides::default())?;
+    let (theirs, ours) = (source.vit.config.name(), method.backbone().0.config.name()); // sizes and heads
+    if theirs != ours {
+        return Err(Error::Setting(format!("--init {}: it is {theirs}, the run trains {ours}; set model.* alike", path.display())));
+    }
+    method.load_backbone(&source.parameters);
+    Ok(())
+}
+
+fn summary(config: &Config, folder: &RunFolder, progress: &Progress, seconds: f64) -> Summary {
+    Summary {
+        method: config.method.to_string(),
+        backbone: folder.backbone(),
+        epochs: config.train.epochs,
+        steps: progress.step,
+        seconds,
+        best_knn_top1: progress.best_knn,
+    }
+}
+
+/// Tells a run apart from one on other images or with another teacher.
+fn identity(config: &Config, images: &Images, teacher: Option<&[f32]>) -> String {
+    let val = images.val.as_ref().map_or(0, Dataset::digest);
+    let teacher = teacher
+        .map_or(0, |weights| weights.iter().fold(0u64, |h, w| (h ^ w.to_bits() as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(5)));
+    format!("{:016x}-{val:016x}-{teacher:016x}-{}", images.train.digest(), config.seed)
+}
+
+/// What the run ran on, for `environment.json`.
+fn environment() -> String {
+    let facts = serde_json::json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "os": std::env::consts::OS,
+        "architecture": std::env::consts::ARCH,
+        "cpu_features": cpu_features(),
+        "threads": mimco_engine::cpu::threads::threads(),
+    });
+    format!("{facts:#}\n")
+}
+
+fn cpu_features() -> Vec<&'static str> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let all = [
+            ("avx2", is_x86_feature_detected!("avx2")),
+            ("fma", is_x86_feature_detected!("fma")),
+            ("avx512f", is_x86_feature_detected!("avx512f")),
+        ];
+        all.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
+}

@@ -1,0 +1,291 @@
+//! Both methods against a PyTorch implementation written for this test (fixtures/make_methods.py): losses, accuracies and the gradient of every
+//! parameter; and against values worked out here in f64.
+
+use mimco::interop::safetensors::{File, Tensor as Array, read};
+use mimco::methods::mask::MaskGenerator;
+use mimco::methods::mimco::{Backbone, Mimco, Places};
+use mimco::methods::moco_v3::MocoV3;
+use mimco::methods::{Clock, Method};
+use mimco::models::vit::{Forward, Position, Vit, VitConfig};
+use mimco::settings::{self, Config, ImageLoss, MethodName, PatchCandidates, PatchLoss, Pooling, TeacherNorm};
+use mimco_engine::{Parameters, Tape, Tensor};
+use std::path::Path;
+use std::sync::Arc;
+
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+const HALVES: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
+const CLOCK: Clock = Clock { step: 0, total: 10, epoch: 0, seed: 1 };
+
+fn vit(width: usize, depth: usize, heads: usize, position: Position, (mean, std): ([f32; 3], [f32; 3])) -> VitConfig {
+    VitConfig { width, depth, heads, mlp: 4 * width, patch: 4, image: 16, position, mean, std }
+}
+
+fn fixture(name: &str) -> File {
+    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.safetensors"))).unwrap()
+}
+
+trait Arrays {
+    fn get(&self, name: &str) -> &Array;
+    fn tensor(&self, name: &str) -> Tensor;
+    fn set(&self, parameters: &mut Parameters, prefix: &str);
+    fn check(&self, name: &str, found: &[f32]);
+}
+
+impl Arrays for File {
+    fn get(&self, name: &str) -> &Array {
+        self.tensors.get(name).unwrap_or_else(|| panic!("the fixture lacks {name}"))
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        let array = self.get(name);
+        Tensor::from_slice(&array.shape[..], &array.data)
+    }
+
+    /// Every parameter from the array of its name behind `prefix`.
+    fn set(&self, parameters: &mut Parameters, prefix: &str) {
+        for entry in parameters.entries().to_vec() {
+            let array = self.get(&format!("{prefix}{}", entry.name));
+            assert_eq!(array.shape, entry.shape, "{}", entry.name);
+            parameters.flat_mut()[entry.range].copy_from_slice(&array.data);
+        }
+    }
+
+    /// ‖found - expected‖ / ‖expected‖ of at most 1e-4; where the expected one is zero by construction, 1e-6 absolute.
+    fn check(&self, name: &str, found: &[f32]) {
+        let expected = &self.get(name).data;
+        assert_eq!(found.len(), expected.len(), "{name}");
+        let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+        let size = norm(&mut expected.iter().map(|&v| v as f64));
+        let away = norm(&mut found.iter().zip(expected).map(|(&a, &b)| a as f64 - b as f64));
+        if size < 1e-6 {
+            assert!(away < 1e-6, "{name}: {away:.1e} where zero is expected");
+        } else {
+            assert!(away / size <= 1e-4, "{name}: relative error {:.1e}", away / size);
+        }
+    }
+}
+
+/// The gradient of every trained parameter that `keep` names.
+fn check_gradients(file: &File, parameters: &Parameters, gradients: &[f32], prefix: &str) -> usize {
+    let trained = parameters.entries().iter().filter(|e| e.trainable);
+    trained.map(|e| file.check(&format!("{prefix}{}", e.name), &gradients[e.range.clone()])).count()
+}
+
+#[test]
+fn moco_v3_is_pytorchs() {
+    let file = fixture("moco_v3");
+    let config = Config::defaults(MethodName::MocoV3);
+    let settings = settings::MocoV3 { hidden: 32, out: 8, ..settings::MocoV3::default() };
+    let mut method = MocoV3::new(&config, &vit(16, 2, 2, Position::Sincos, IMAGENET), &settings);
+    file.set(method.parameters_mut(), "");
+    file.set(method.momentum_parameters_mut(), "momentum.");
+    let mut gradients = method.parameters().zeros_like();
+    let figures = method.losses([&file.tensor("view1"), &file.tensor("view2")], CLOCK, 1.0, &mut gradients);
+    file.check("loss", &[figures["train/loss"] as f32]);
+    file.check("acc", &[figures["train/acc_image"] as f32]);
+    let checked = check_gradients(&file, method.parameters(), &gradients, "grad.");
+    assert_eq!(checked, file.tensors.keys().filter(|name| name.starts_with("grad.")).count());
+    for entry in method.parameters().entries().iter().filter(|e| !e.trainable) {
+        assert!(gradients[entry.range.clone()].iter().all(|g| *g == 0.0), "{} is frozen", entry.name);
+    }
+    // Running statistics of encoder and momentum encoder, each from its own batches.
+    let state = method.state();
+    for array in state.iter().filter(|a| a.name.contains("running")) {
+        file.check(&format!("after.{}", array.name), &array.data);
+    }
+    // The momentum encoder: target = 0.75 target + 0.25 source half way from 0.5 to 1.
+    let settings = settings::MocoV3 { momentum: 0.5, ..settings };
+    let mut method = MocoV3::new(&config, &vit(16, 2, 2, Position::Sincos, IMAGENET), &settings);
+    file.set(method.parameters_mut(), "");
+    file.set(method.momentum_parameters_mut(), "momentum.");
+    method.updated(Clock { step: 5, ..CLOCK });
+    let (ours, theirs) = (file.get("projector.layers.1.weight"), file.get("momentum.projector.layers.1.weight"));
+    let state = method.state();
+    let moved = state.iter().find(|a| a.name == "momentum.projector.layers.1.weight").unwrap();
+    for (moved, (ours, theirs)) in moved.data.iter().zip(ours.data.iter().zip(&theirs.data)) {
+        assert!((moved - (0.75 * theirs + 0.25 * ours)).abs() < 1e-6);
+    }
+}
+
+/// MimCo with the fixture's student and teacher, and the gradient of one batch.
+fn mimco(file: &File, change: impl FnOnce(&mut settings::Mimco)) -> (Mimco, mimco::methods::Figures, Vec<f32>) {
+    let mut settings = settings::Mimco::default();
+    change(&mut settings);
+    let student = vit(16, 2, 2, Position::Learned, IMAGENET);
+    let teacher = backbone(&vit(24, 1, 3, Position::Learned, HALVES), |parameters| file.set(parameters, "teacher."));
+    let mask = MaskGenerator::new(4, 1, 0.6);
+    let mut method = Mimco::new(&Config::defaults(MethodName::Mimco), &student, &settings, mask, teacher, 100).unwrap();
+    file.set(method.parameters_mut(), "");
+    if settings.image_loss == ImageLoss::Queue {
+        fill_queue(&mut method, file);
+    }
+    let places: Arc<[bool]> = file_integers("mimco", "mask").into_iter().map(|hidden| hidden == 1).collect();
+    let owners: Vec<u32> = file_integers("mimco", "image_ids").into_iter().map(|id| id as u32).collect();
+    let mut gradients = method.parameters().zeros_like().to_vec();
+    let figures = method.losses(&file.tensor("images"), &Places::masked(places), &owners, CLOCK, 1.0, &mut gradients);
+    (method, figures, gradients)
+}
+
+fn backbone(config: &VitConfig, fill: impl FnOnce(&mut Parameters)) -> Backbone {
+    let mut parameters = Parameters::new();
+    let vit = Vit::declare(config, &mut parameters, "");
+    fill(&mut parameters);
+    Backbone { vit, parameters }
+}
+
+/// Through the state that a checkpoint holds: the queue's features, owners and next place.
+fn fill_queue(method: &mut Mimco, file: &File) {
+    let owners: Vec<f32> = file_integers("mimco", "queue.ids").into_iter().map(|id| id as f32).collect();
+    let features = file.get("queue.features").data.clone();
+    method
+        .restore(&mut |name, _| {
+            Ok(match name {
+                "queue.features" => features.clone(),
+                "queue.owners_low" => owners.clone(),
+                "queue.owners_high" => vec![0.0; owners.len()],
+                _ => vec![0.0, owners.len() as f32],
+            })
+        })
+        .unwrap();
+}
+
+/// Integers of a fixture, which the library's reader leaves out.
+fn file_integers(name: &str, tensor: &str) -> Vec<i32> {
+    let bytes = std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.safetensors"))).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let data = file.tensor(tensor).unwrap().data();
+    data.chunks_exact(4).map(|b| i32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
+}
+
+#[test]
+fn mimco_is_pytorchs() {
+    let file = fixture("mimco");
+    let (method, figures, gradients) = mimco(&file, |_| {});
+    for (name, figure) in [
+        ("loss", "train/loss"),
+        ("loss_patch", "train/loss_patch"),
+        ("loss_image", "train/loss_image"),
+        ("acc_patch", "train/acc_patch"),
+        ("acc_image", "train/acc_image"),
+    ] {
+        file.check(name, &[figures[figure] as f32]);
+    }
+    let checked = check_gradients(&file, method.parameters(), &gradients, "grad.");
+    assert_eq!(checked, method.parameters().entries().len());
+}
+
+#[test]
+fn the_other_losses_of_mimco_are_pytorchs() {
+    let file = fixture("mimco");
+    type Change = fn(&mut settings::Mimco);
+    let forms: [(&str, &str, &str, &str, Change); 5] = [
+        ("patch_all", "patch_head", "train/loss_patch", "train/acc_patch", |s| s.patch_candidates = PatchCandidates::All),
+        ("patch_batch", "patch_head", "train/loss_patch", "train/acc_patch", |s| s.patch_loss = PatchLoss::BatchNegatives),
+        ("patch_l1", "patch_head", "train/loss_patch", "", |s| {
+            (s.patch_loss, s.teacher_norm, s.image_loss) = (PatchLoss::L1, TeacherNorm::Layer, ImageLoss::Off);
+        }),
+        ("image_queue", "image_head", "train/loss_image", "train/acc_image", |s| s.image_loss = ImageLoss::Queue),
+        ("image_mean", "image_head", "train/loss_image", "train/acc_image", |s| s.pooling = Pooling::Mean),
+    ];
+    for (form, head, loss, accuracy, change) in forms {
+        let (method, figures, gradients) = mimco(&file, change);
+        file.check(&format!("extra.{form}.loss"), &[figures[loss] as f32]);
+        if !accuracy.is_empty() {
+            file.check(&format!("extra.{form}.acc"), &[figures[accuracy] as f32]);
+        }
+        let weight = method.parameters().find(&format!("{head}.0.weight")).unwrap();
+        let gradient = &gradients[method.parameters().entry(weight).range.clone()];
+        file.check(&format!("extra.{form}.grad.{head}.0.weight"), gradient);
+    }
+}
+
+fn noise(n: usize, seed: u64) -> Vec<f32> {
+    let mut rng = mimco_data::random::keyed(seed, mimco_data::random::Purpose::Probe, 0, 0);
+    (0..n).map(|_| mimco_data::random::unit(&mut rng)).collect()
+}
+
+/// -log softmax of the positive, cosine similarities over τ, all in f64.
+fn plain_info_nce(queries: &[Vec<f64>], keys: &[Vec<f64>], positive: impl Fn(usize) -> usize, temperature: f64) -> f64 {
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+    let cosine = |a: &[f64], b: &[f64]| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    let row = |(i, q): (usize, &Vec<f64>)| {
+        let logits: Vec<f64> = keys.iter().map(|k| cosine(q, k) / temperature).collect();
+        logits.iter().map(|l| l.exp()).sum::<f64>().ln() - logits[positive(i)]
+    };
+    queries.iter().enumerate().map(row).sum::<f64>() / queries.len() as f64
+}
+
+#[test]
+fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
+    let shape = vit(16, 2, 2, Position::Sincos, IMAGENET);
+    let mut teacher = backbone(&shape, |_| {});
+    teacher.vit.initialise(&mut teacher.parameters, 3);
+    let settings = settings::Mimco { student_init: settings::StudentInit::Teacher, ..Default::default() };
+    let mask = MaskGenerator::new(4, 1, 0.0);
+    let mut method = Mimco::new(&Config::defaults(MethodName::Mimco), &shape, &settings, mask, teacher.clone(), 100).unwrap();
+    for head in ["patch_head", "image_head"] {
+        let weight = method.parameters().find(&format!("{head}.0.weight")).unwrap();
+        let identity: Vec<f32> = (0..256).map(|i| if i / 16 == i % 16 { 1.0 } else { 0.0 }).collect();
+        method.parameters_mut().get_mut(weight).copy_from_slice(&identity);
+    }
+    const BATCH: usize = 6;
+    let images = Tensor::from_slice([BATCH, 3, 16, 16], &noise(BATCH * 768, 5));
+    let everything = Places { hidden: vec![false; BATCH * 16].into(), asked: vec![true; BATCH * 16].into() };
+    let before = teacher.parameters.flat().to_vec();
+    let mut gradients = method.parameters().zeros_like();
+    let figures = method.losses(&images, &everything, &[0, 1, 2, 3, 4, 5], CLOCK, 1.0, &mut gradients);
+    assert_eq!(method.teacher().parameters.flat(), before, "the teacher is frozen");
+
+    let tokens = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &Forward::default()).value;
+    let rows: Vec<Vec<f64>> = tokens.data().chunks_exact(16).map(|row| row.iter().map(|&v| v as f64).collect()).collect();
+    let factor = 2.0 * 0.2;
+    let patch: f64 = (0..BATCH).map(|i| plain_info_nce(&rows[i * 17 + 1..(i + 1) * 17], &rows[i * 17 + 1..(i + 1) * 17], |p| p, 0.2)).sum();
+    let classes: Vec<Vec<f64>> = (0..BATCH).map(|i| rows[i * 17].clone()).collect();
+    let image = plain_info_nce(&classes, &classes, |i| i, 0.2);
+    assert!((figures["train/loss_patch"] - factor * patch / BATCH as f64).abs() < 1e-5);
+    assert!((figures["train/loss_image"] - factor * image).abs() < 1e-5);
+    assert!((figures["health/teacher_alignment"] - 1.0).abs() < 1e-5);
+
+    // Nothing hidden and nothing asked: no patch loss.
+    let nothing = Places::masked(vec![false; BATCH * 16].into());
+    for loss in [PatchLoss::ImageNegatives, PatchLoss::BatchNegatives, PatchLoss::L1] {
+        let settings = settings::Mimco { patch_loss: loss, ..settings.clone() };
+        let mut method = Mimco::new(&Config::defaults(MethodName::Mimco), &shape, &settings, mask, teacher.clone(), 100).unwrap();
+        let figures = method.losses(&images, &nothing, &[0, 1, 2, 3, 4, 5], CLOCK, 1.0, &mut gradients);
+        assert_eq!(figures["train/loss_patch"], 0.0, "{loss:?}");
+        assert!(figures["train/loss"].is_finite());
+    }
+}
+
+#[test]
+fn losses_begin_at_the_logarithm_of_the_candidates() {
+    const BATCH: usize = 64;
+    let mut config = Config::defaults(MethodName::Mimco);
+    (config.model.arch, config.model.image_size, config.model.patch_size) = (mimco::settings::Arch::Nano, 32, 4);
+    let shape = config.vit();
+    let images = Tensor::from_slice([BATCH, 3, 32, 32], &noise(BATCH * 3072, 7));
+    let owners: Vec<u32> = (0..BATCH as u32).collect();
+    let near = |loss: f64, candidates: usize| {
+        let expected = (candidates as f64).ln();
+        assert!((loss / expected - 1.0).abs() < 0.05, "{loss} for log({candidates}) = {expected}");
+    };
+    let mask = MaskGenerator::new(8, 2, 0.6);
+    for (patch_loss, candidates) in [(PatchLoss::ImageNegatives, mask.hidden()), (PatchLoss::BatchNegatives, BATCH * mask.hidden())] {
+        let mut teacher = backbone(&shape, |_| {});
+        teacher.vit.initialise(&mut teacher.parameters, 11);
+        let settings = settings::Mimco { patch_loss, ..Default::default() };
+        let mut method = Mimco::new(&config, &shape, &settings, mask, teacher, 1000).unwrap();
+        let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
+        let mut gradients = method.parameters().zeros_like();
+        let figures = method.losses(&images, &Places::masked(places), &owners, CLOCK, 1.0, &mut gradients);
+        near(figures["train/loss_patch"] / 0.4, candidates);
+        near(figures["train/loss_image"] / 0.4, BATCH);
+    }
+    let config = Config { moco_v3: Some(settings::MocoV3::default()), ..config };
+    let settings = settings::MocoV3 { hidden: 256, ..Default::default() };
+    let mut method = MocoV3::new(&config, &shape, &settings);
+    let other = Tensor::from_slice([BATCH, 3, 32, 32], &noise(BATCH * 3072, 8));
+    let mut gradients = method.parameters().zeros_like();
+    let figures = method.losses([&images, &other], CLOCK, 1.0, &mut gradients);
+    near(figures["train/loss"] / 0.8, BATCH);
+}
