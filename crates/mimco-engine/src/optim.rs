@@ -15,7 +15,7 @@ pub fn gradient_norm(gradients: &[f32]) -> f32 {
         let sums = Parts::new(&mut sums);
         parallel(gradients.len().div_ceil(BLOCK), |block| {
             let g = &gradients[block * BLOCK..gradients.len().min((block + 1) * BLOCK)];
-            // Short runs in f32, their sum in f64: neither overflow nor lost digits.
+            // Short runs in f32, their sum in f64, so that few digits are lost. Elements above 1e19 make the norm infinite.
             let sum = g.chunks(256).map(|g| {
                 wide(
                     #[inline(always)]
@@ -30,9 +30,11 @@ pub fn gradient_norm(gradients: &[f32]) -> f32 {
     sums.iter().sum::<f64>().sqrt() as f32
 }
 
-/// The factor that brings a gradient of this norm to at most `max_norm`, as PyTorch's `clip_grad_norm_` has it; 1 where `max_norm` is 0 (off).
+/// The factor that brings a gradient of this norm to at most `max_norm`, as PyTorch's `clip_grad_norm_` has it; 1 where `max_norm` is 0 (off),
+/// NaN where the norm is.
 pub fn clip_factor(norm: f32, max_norm: f32) -> f32 {
-    if max_norm > 0.0 { (max_norm / (norm + 1e-6)).min(1.0) } else { 1.0 }
+    let factor = max_norm / (norm + 1e-6);
+    if max_norm <= 0.0 || factor > 1.0 { 1.0 } else { factor }
 }
 
 /// Which rule an optimizer follows.
@@ -100,6 +102,7 @@ impl Optimizer {
         let steps = self.steps as i32;
         let (rule, weight_decay) = (self.rule, self.weight_decay);
         let (entries, values) = parameters.split_mut();
+        assert!(entries.is_sorted_by(|a, b| a.range.end <= b.range.start), "the parameters' ranges lie apart");
         // Pieces of at most a block: (first, length, rate, decay).
         let pieces: Vec<(usize, usize, f32, f32)> = entries
             .iter()
@@ -114,7 +117,7 @@ impl Optimizer {
         let moments: Vec<Parts<'_, f32>> = self.moments.iter_mut().map(|(_, m)| Parts::new(m)).collect();
         parallel(pieces.len(), |piece| {
             let (first, n, rate, decay) = pieces[piece];
-            // SAFETY: pieces do not overlap.
+            // SAFETY: pieces do not overlap: they are cut from ranges that lie apart (asserted above).
             let (w, m) = unsafe { (values.part(first, n), moments[0].part(first, n)) };
             let g = &gradients[first..first + n];
             match rule {

@@ -101,7 +101,7 @@ impl Parameters {
     }
 
     /// Table and flat buffer at once, for optimizers.
-    pub fn split_mut(&mut self) -> (&[Entry], &mut [f32]) {
+    pub(crate) fn split_mut(&mut self) -> (&[Entry], &mut [f32]) {
         (&self.entries, self.values.as_deref_mut().unwrap_or(&mut []))
     }
 

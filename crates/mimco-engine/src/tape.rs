@@ -55,11 +55,6 @@ impl<'a> Tape<'a> {
         self.parameters
     }
 
-    /// Whether the tape records.
-    pub fn is_recording(&self) -> bool {
-        self.recording
-    }
-
     /// A value whose gradient [`Tape::backward`] returns.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         self.nodes.push(None);
@@ -94,7 +89,7 @@ impl<'a> Tape<'a> {
     }
 
     /// Runs `part` as one entry of the tape: only its input is kept, and the backward pass runs it once more
-    /// (recomputation: less memory for one more forward).
+    /// (recomputation: less memory for one more forward). `part` may use no other value of this tape.
     pub fn recompute(&mut self, input: &Var, part: impl Fn(&mut Tape<'a>, &Var) -> Var + 'a) -> Var {
         if !self.recording {
             return part(self, input);

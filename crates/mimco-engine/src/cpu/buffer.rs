@@ -43,13 +43,6 @@ impl Buffer {
     }
 }
 
-/// Gives the memory of all unused buffers back, as after an evaluation whose sizes training does not use.
-pub fn release_unused() {
-    if let Ok(mut free) = FREE.lock() {
-        free.clear();
-    }
-}
-
 impl Clone for Buffer {
     fn clone(&self) -> Self {
         Buffer::from_slice(self)
@@ -77,5 +70,28 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_used_again() {
+        const LEN: usize = 54_330; // of no other test here
+        let mut first = Buffer::zeros(LEN);
+        first.fill(7.0);
+        let place = first.as_ptr();
+        assert_eq!(place.align_offset(64), 0);
+        drop(first);
+        let stale = Buffer::stale(LEN - 1); // as many cache lines
+        assert_eq!((stale.as_ptr(), stale.len(), stale[LEN - 2]), (place, LEN - 1, 7.0));
+        let other = stale.clone();
+        assert!(other.as_ptr() != place && other[..] == stale[..]);
+        drop(stale);
+        let zeros = Buffer::zeros(LEN);
+        assert!(zeros.as_ptr() == place && zeros.iter().all(|v| *v == 0.0));
+        assert!(Buffer::stale(0).is_empty());
     }
 }

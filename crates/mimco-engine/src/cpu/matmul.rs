@@ -6,10 +6,8 @@ use super::threads::for_each_chunk;
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     data: &'a [f32],
-    /// Number of rows.
-    pub rows: usize,
-    /// Number of columns.
-    pub cols: usize,
+    rows: usize,
+    cols: usize,
     row_stride: usize,
     col_stride: usize,
 }
@@ -22,7 +20,7 @@ impl<'a> Matrix<'a> {
 
     /// Rows of `cols` elements that begin `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(rows == 0 || cols == 0 || data.len() >= (rows - 1) * row_stride + cols, "a matrix outside its slice");
+        assert!(rows == 0 || cols == 0 || data.len() >= extent(rows, cols, row_stride), "a matrix outside its slice");
         Matrix { data, rows, cols, row_stride, col_stride: 1 }
     }
 
@@ -31,9 +29,17 @@ impl<'a> Matrix<'a> {
         Matrix { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
-    fn rows_from(self, first: usize, rows: usize) -> Self {
+    /// The rows `first..first + rows`.
+    pub fn rows_from(self, first: usize, rows: usize) -> Self {
+        assert!(first <= self.rows && rows <= self.rows - first, "rows outside their matrix");
+        // Without columns no element is named, and the slice may end earlier.
         Matrix { data: &self.data[(first * self.row_stride).min(self.data.len())..], rows, ..self }
     }
+}
+
+/// Where the last row ends; sizes too large to count fit no slice.
+fn extent(rows: usize, cols: usize, stride: usize) -> usize {
+    (rows - 1).saturating_mul(stride).saturating_add(cols)
 }
 
 /// c = a·b, or c += a·b with `accumulate`; c dense, `a.rows` x `b.cols`, in one thread.
@@ -49,7 +55,7 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
     if m == 0 || n == 0 {
         return;
     }
-    assert!(c_stride >= n && c.len() >= (m - 1) * c_stride + n, "the product outside its slice");
+    assert!(c_stride >= n && c.len() >= extent(m, n, c_stride), "the product outside its slice");
     // SAFETY: `Matrix` keeps every element (i, j) it names inside its slice, the assertion above does so for c, and c is
     // borrowed alone.
     unsafe {
@@ -105,6 +111,40 @@ pub fn matmul_nt(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usi
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The middle columns of wider matrices, into the middle columns of a wider one that was NaN.
+    #[test]
+    fn strided_products_stay_within_their_columns() {
+        for (m, n, k) in [(1, 1, 1), (1, 9, 5), (9, 1, 5), (17, 33, 3), (5, 7, 0), (37, 37, 64)] {
+            let (a_stride, b_stride, c_stride) = (k + 3, k + 5, n + 4);
+            let a: Vec<f32> = (0..m * a_stride).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let b: Vec<f32> = (0..n * b_stride).map(|i| (i * 53 % 97) as f32 / 48.0 - 1.0).collect();
+            let mut c = vec![f32::NAN; m * c_stride];
+            let (a_part, b_part) = (Matrix::strided(&a[2..], m, k, a_stride), Matrix::strided(&b[1..], n, k, b_stride));
+            matmul_strided(&mut c[3..], c_stride, a_part, b_part.t(), false, 0.5);
+            for (i, c) in c.iter().enumerate() {
+                let (row, column) = (i / c_stride, (i % c_stride).wrapping_sub(3));
+                if column < n {
+                    let plain: f64 = (0..k).map(|l| a[2 + row * a_stride + l] as f64 * b[1 + column * b_stride + l] as f64).sum();
+                    assert!((*c as f64 - 0.5 * plain).abs() < 1e-5, "{m}x{n}x{k} at {row}, {column}");
+                } else {
+                    assert!(c.is_nan(), "{m}x{n}x{k}: written outside at {i}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "a matrix outside its slice")]
+    fn a_stride_too_large_to_count_is_no_matrix() {
+        Matrix::strided(&[0.0; 4], 2, 2, usize::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "rows outside their matrix")]
+    fn rows_outside_their_matrix_are_refused() {
+        Matrix::new(&[0.0; 6], 2, 3).t().rows_from(2, 2);
+    }
 
     #[test]
     fn products_of_odd_shapes_and_transposes_equal_the_plain_sum() {

@@ -6,7 +6,7 @@
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
 /// How often a waiting thread looks before it sleeps: about a tenth of a millisecond, the gap between two operators.
@@ -18,6 +18,8 @@ type Work<'a> = &'a (dyn Fn(usize) + Sync);
 struct Job {
     work: *const (dyn Fn(usize) + Sync),
     blocks: usize,
+    /// Shares that the blocks are cut into: the workers and the caller.
+    threads: usize,
 }
 
 struct Shared {
@@ -40,6 +42,8 @@ unsafe impl Send for Shared {}
 
 struct Pool {
     shared: Arc<Shared>,
+    /// How many workers were asked for; the system may have refused some.
+    wanted: usize,
     workers: Vec<JoinHandle<()>>,
 }
 
@@ -54,8 +58,9 @@ pub fn set_threads(threads: usize) {
 
 /// The number of threads that operators use: what [`set_threads`] said, else all cores.
 pub fn threads() -> usize {
+    static CORES: OnceLock<usize> = OnceLock::new(); // asking the system takes longer than a small operator
     match THREADS.load(Ordering::Relaxed) {
-        0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+        0 => *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, |n| n.get())),
         n => n,
     }
 }
@@ -65,20 +70,20 @@ pub fn threads() -> usize {
 /// Where the workers are busy with somebody else's job (two trainings in one process, a call from within a block), the
 /// caller does all blocks itself: slower, with the same result.
 pub fn parallel(blocks: usize, work: impl Fn(usize) + Sync) {
-    let threads = threads().min(blocks);
-    if threads > 1
-        && let Ok(mut pool) = POOL.try_lock()
-    {
-        let wanted = self::threads() - 1;
-        if pool.as_ref().is_none_or(|p| p.workers.len() != wanted) {
-            *pool = None;
-            *pool = Some(Pool::new(wanted));
-        }
-        if let Some(pool) = pool.as_mut() {
-            return pool.run(blocks, &work);
-        }
+    let wanted = threads() - 1;
+    if wanted == 0 || blocks < 2 {
+        return (0..blocks).for_each(work);
     }
-    (0..blocks).for_each(work);
+    let mut pool = match POOL.try_lock() {
+        Ok(pool) => pool,
+        // A block panicked. The pool had waited for all workers before it passed the panic on, so it is as good as ever.
+        Err(TryLockError::Poisoned(pool)) => pool.into_inner(),
+        Err(TryLockError::WouldBlock) => return (0..blocks).for_each(work),
+    };
+    if pool.as_ref().is_some_and(|pool| pool.wanted != wanted) {
+        *pool = None; // its workers end before the others begin
+    }
+    pool.get_or_insert_with(|| Pool::new(wanted)).run(blocks, &work);
 }
 
 fn share(blocks: usize, threads: usize, thread: usize) -> std::ops::Range<usize> {
@@ -86,7 +91,7 @@ fn share(blocks: usize, threads: usize, thread: usize) -> std::ops::Range<usize>
 }
 
 impl Pool {
-    fn new(workers: usize) -> Pool {
+    fn new(wanted: usize) -> Pool {
         let shared = Arc::new(Shared {
             epoch: AtomicU64::new(0),
             job: UnsafeCell::new(None),
@@ -96,14 +101,14 @@ impl Pool {
             sleep: Mutex::new(()),
             wake: Condvar::new(),
         });
-        let workers = (1..=workers)
-            .filter_map(|thread| {
+        // The first refusal ends it: workers are numbered without a gap, and the shares go by how many there are.
+        let workers = (1..=wanted)
+            .map_while(|thread| {
                 let shared = shared.clone();
-                let threads = workers + 1;
-                std::thread::Builder::new().name(format!("engine-{thread}")).spawn(move || worker(&shared, thread, threads)).ok()
+                std::thread::Builder::new().name(format!("engine-{thread}")).spawn(move || worker(&shared, thread)).ok()
             })
             .collect();
-        Pool { shared, workers }
+        Pool { shared, wanted, workers }
     }
 
     fn run(&mut self, blocks: usize, work: Work<'_>) {
@@ -112,7 +117,7 @@ impl Pool {
         // SAFETY: only the lifetime is forgotten; this function does not return before every worker has finished with it.
         let work_for_ever: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
         // SAFETY: we hold the pool and remaining == 0, so no worker reads `job` now.
-        unsafe { *shared.job.get() = Some(Job { work: work_for_ever, blocks }) };
+        unsafe { *shared.job.get() = Some(Job { work: work_for_ever, blocks, threads }) };
         shared.remaining.store(self.workers.len(), Ordering::Relaxed);
         {
             let _guard = shared.sleep.lock();
@@ -125,10 +130,11 @@ impl Pool {
             spins += 1;
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
+        let panicked = shared.panicked.swap(false, Ordering::Relaxed);
         if let Err(panic) = own {
             std::panic::resume_unwind(panic);
         }
-        assert!(!shared.panicked.swap(false, Ordering::Relaxed), "an engine worker panicked");
+        assert!(!panicked, "an engine worker panicked");
     }
 }
 
@@ -146,7 +152,7 @@ impl Drop for Pool {
     }
 }
 
-fn worker(shared: &Shared, thread: usize, threads: usize) {
+fn worker(shared: &Shared, thread: usize) {
     let mut seen = 0;
     loop {
         let mut spins = 0;
@@ -154,12 +160,11 @@ fn worker(shared: &Shared, thread: usize, threads: usize) {
             spins += 1;
             std::hint::spin_loop();
         }
-        if let Ok(mut guard) = shared.sleep.lock() {
+        if shared.epoch.load(Ordering::Acquire) == seen {
+            // The epoch changes under this lock, so no change is missed between the look and the sleep.
+            let mut guard = shared.sleep.lock().unwrap_or_else(PoisonError::into_inner);
             while shared.epoch.load(Ordering::Acquire) == seen {
-                guard = match shared.wake.wait(guard) {
-                    Ok(guard) => guard,
-                    Err(_) => return,
-                };
+                guard = shared.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
         }
         seen += 1;
@@ -168,7 +173,7 @@ fn worker(shared: &Shared, thread: usize, threads: usize) {
         }
         // SAFETY: written before `epoch` was published, not changed before `remaining` reaches 0.
         if let Some(job) = unsafe { *shared.job.get() } {
-            let blocks = share(job.blocks, threads, thread);
+            let blocks = share(job.blocks, job.threads, thread);
             // SAFETY: `Pool::run` keeps the closure alive until `remaining` is 0.
             let work = unsafe { &*job.work };
             if catch_unwind(AssertUnwindSafe(|| blocks.for_each(work))).is_err() {

@@ -50,7 +50,7 @@ fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes[0]
 }
 
-/// Largest element; -∞ for an empty slice.
+/// Largest element; -∞ for an empty slice. NaN is passed over: a softmax meets it again in the exponential.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -100,12 +100,13 @@ pub fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
     );
 }
 
-/// eˣ with a relative error below 2e-7 between -87 and 88, clamped outside: x = n ln 2 + r, eʳ by its series to r⁷.
+/// eˣ with a relative error below 2e-7 between -87 and 88, clamped outside, NaN for NaN: x = n ln 2 + r, eʳ by its series to r⁷.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const LN_2_HIGH: f32 = 0.693_359_4; // 355/512, exact in few bits, so that n * LN_2_HIGH is exact
     const LN_2_LOW: f32 = -2.121_944_4e-4;
+    // Comparisons, not `clamp` by `min` and `max`, which would lose a NaN.
     let x = if x > 88.0 { 88.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x.mul_add(LOG2_E, MAGIC);
@@ -170,12 +171,33 @@ mod tests {
     }
 
     #[test]
+    fn nan_and_infinities_come_through() {
+        assert!(exp(f32::NAN).is_nan() && gelu(f32::NAN).is_nan() && gelu_derivative(f32::NAN).is_nan());
+        assert!(exp(f32::NEG_INFINITY) < 2e-38 && gelu(f32::INFINITY) == f32::INFINITY && !gelu(f32::NEG_INFINITY).is_finite());
+        for n in [1, 16, 33] {
+            for place in 0..n {
+                let mut x = vec![1.0f32; n];
+                x[place] = f32::NAN;
+                assert!(dot(&x, &x).is_nan() && sum_by(n, |i| x[i]).is_nan(), "{place} of {n}");
+                assert_eq!(max(&x), if n == 1 { f32::NEG_INFINITY } else { 1.0 }, "{place} of {n}");
+                // As a softmax uses it: the vectorised loops must keep NaN, too.
+                let top = max(&x);
+                wide(
+                    #[inline(always)]
+                    || x.iter_mut().for_each(|x| *x = exp(*x - top)),
+                );
+                assert!(x[place].is_nan(), "{place} of {n}");
+            }
+        }
+    }
+
+    #[test]
     fn gelu_is_the_exact_one() {
         // x Φ(x) and Φ(x) + x φ(x), by mpmath at 30 digits.
         for (x, y, d) in [
             (-3.0, -0.004_049_694, -0.011_945_647),
             (-1.0, -0.158_655_25, -0.083_315_47),
-            (-0.1, -0.046_017_217, 0.420_476_5),
+            (-0.1, -0.046_017_22, 0.420_476_5),
             (0.0, 0.0, 0.5),
             (0.5, 0.345_731_23, 0.867_495_1),
             (2.0, 1.954_499_7, 1.085_231_9),

@@ -10,12 +10,15 @@ use crate::cpu::vector::{dot, exp, max, sum_by, wide};
 use crate::{Tape, Tensor, Var};
 use std::sync::Arc;
 
+use super::check_offsets;
+
 impl Tape<'_> {
     /// qkv [rows, 3 · width], offsets [images + 1] -> [rows, width].
     pub fn attention(&mut self, qkv: &Var, offsets: &Arc<[usize]>, heads: usize) -> Var {
         let (rows, width) = (qkv.value.rows(), qkv.value.width() / 3);
+        assert_eq!(qkv.value.width(), 3 * width, "a row holds q, k and v");
         assert_eq!(width % heads, 0, "heads divide the width");
-        assert_eq!(offsets.last(), Some(&rows), "the offsets cover the rows");
+        check_offsets(offsets, rows);
         let mut y = Tensor::stale([rows, width]);
         {
             let y = Parts::new(y.data_mut());
@@ -26,7 +29,7 @@ impl Tape<'_> {
                         let p = Matrix::new(scores, head.tokens, head.tokens);
                         matmul_serial(out, p, head.v(), false);
                         for (token, out) in out.chunks_exact(head.size).enumerate() {
-                            // SAFETY: rows of one image, columns of one head.
+                            // SAFETY: a row of this image alone, columns of this head alone; images do not overlap (`check_offsets`).
                             let y = unsafe { y.part((head.row + token) * width + head.column, head.size) };
                             y.copy_from_slice(out);
                         }
@@ -121,7 +124,7 @@ impl<'a> Head<'a> {
             let store = |which: usize, out: &[f32]| {
                 for (token, out) in out.chunks_exact(size).enumerate() {
                     let start = (self.row + token) * 3 * width + which * width + self.column;
-                    // SAFETY: rows of one image, columns of one head and one of q, k, v.
+                    // SAFETY: a row of this image alone, columns of this head alone, and of one of q, k, v at a time.
                     unsafe { dqkv.part(start, size) }.copy_from_slice(out);
                 }
             };

@@ -49,11 +49,18 @@ impl Tape<'_> {
         if rows == 0 {
             return (Var::constant(Tensor::scalar(0.0)), 0.0);
         }
+        assert!(groups > 0 && rows.is_multiple_of(groups), "as many queries in each group");
+        if let Some((row_owners, key_owners)) = contrast.owners {
+            assert!(row_owners.len() == rows && key_owners.len() == candidates, "an owner for each row and key");
+        }
         let (q, norms) = normalise(&queries.value);
         let (k, _) = normalise(contrast.keys);
         let positives = match contrast.candidates {
             Candidates::Among(_) => None,
-            Candidates::Beside(positives) => Some(normalise(positives).0),
+            Candidates::Beside(positives) => {
+                assert!(positives.rows() == rows && positives.width() == width, "a positive for each query");
+                Some(normalise(positives).0)
+            }
         };
         let wants = self.wants_gradient(&[queries], &[]);
         let mut gradient = Tensor::stale(if wants { [rows, width] } else { [0, width] });
@@ -193,7 +200,8 @@ fn normalise(x: &Tensor) -> (Tensor, Buffer) {
                 wide(
                     #[inline(always)]
                     || {
-                        norm[0] = dot(x, x).sqrt().max(EPS);
+                        let length = dot(x, x).sqrt();
+                        norm[0] = if length < EPS { EPS } else { length }; // keeps NaN, as `max` would not
                         let inverse = 1.0 / norm[0];
                         y.iter_mut().zip(x).for_each(|(y, x)| *y = x * inverse);
                     },

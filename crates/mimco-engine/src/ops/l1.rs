@@ -24,7 +24,7 @@ impl Tape<'_> {
                 } else if p < t {
                     -share
                 } else {
-                    0.0
+                    p - t // 0, or NaN, which must not be lost
                 };
             }
             pass.add(prediction.node(), gradient);

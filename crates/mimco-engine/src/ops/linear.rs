@@ -79,8 +79,7 @@ impl Tape<'_> {
                 let x = Matrix::new(x.value.data(), rows, inputs);
                 for_each_chunk(dw, block * inputs, |i, dw| {
                     let columns = dw.len() / inputs;
-                    let d = Matrix::strided(&dy.data()[i * block..], rows, columns, outputs);
-                    matmul_serial(dw, d.t(), x, true);
+                    matmul_serial(dw, d.t().rows_from(i * block, columns), x, true);
                 });
             }
             if let Some(db) = bias.and_then(|b| pass.gradient(b)) {

@@ -18,3 +18,9 @@ pub use layer_norm::layer_norm_plain;
 pub use linear::Activation;
 pub use residual::DropPath;
 pub use tokens::Masked;
+
+/// The rows of a packed tensor by image: image i owns `offsets[i]..offsets[i + 1]`, all of them together every row.
+fn check_offsets(offsets: &[usize], rows: usize) {
+    let whole = offsets.first() == Some(&0) && offsets.last() == Some(&rows);
+    assert!(whole && offsets.is_sorted(), "the images' offsets go from 0 to the number of rows");
+}

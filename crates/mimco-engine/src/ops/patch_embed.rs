@@ -19,6 +19,7 @@ impl Tape<'_> {
         let (width, patch) = (shape[0], shape[2]);
         let columns = shape[1] * patch * patch;
         let patches = lay_out_patches(images, mean, std, patch);
+        assert_eq!(patches.width(), columns, "{}: channels", self.parameters().entry(weight).name);
         let mut y = Tensor::stale([patches.rows(), width]);
         let w = Matrix::new(self.parameters().get(weight), width, columns);
         let b = self.parameters().get(bias);
@@ -31,10 +32,10 @@ impl Tape<'_> {
         self.record(y, move |dy, pass| {
             if let Some(dw) = pass.gradient(weight) {
                 const BLOCK: usize = 32;
+                let d = Matrix::new(dy.data(), patches.rows(), width);
                 for_each_chunk(dw, BLOCK * columns, |i, dw| {
                     let rows = dw.len() / columns;
-                    let d = Matrix::strided(&dy.data()[i * BLOCK..], patches.rows(), rows, width);
-                    matmul_serial(dw, d.t(), Matrix::new(patches.data(), patches.rows(), columns), true);
+                    matmul_serial(dw, d.t().rows_from(i * BLOCK, rows), Matrix::new(patches.data(), patches.rows(), columns), true);
                 });
             }
             if let Some(db) = pass.gradient(bias) {

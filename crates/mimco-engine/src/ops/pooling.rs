@@ -5,6 +5,8 @@ use crate::cpu::vector::{add, add_scaled};
 use crate::{Tape, Tensor, Var};
 use std::sync::Arc;
 
+use super::check_offsets;
+
 impl Tape<'_> {
     /// x [rows, width] -> [indices, width], row `indices[i]` of x in row i.
     pub fn select_rows(&mut self, x: &Var, indices: &Arc<[usize]>) -> Var {
@@ -25,9 +27,11 @@ impl Tape<'_> {
         })
     }
 
-    /// x [rows, width], offsets [images + 1] -> [images, width]: the mean of each image's rows but its first, the class token.
+    /// x [rows, width], offsets [images + 1] -> [images, width]: the mean of each image's rows but its first, the class
+    /// token; 0 for an image without others.
     pub fn mean_tokens(&mut self, x: &Var, offsets: &Arc<[usize]>) -> Var {
         let width = x.value.width();
+        check_offsets(offsets, x.value.rows());
         let mut y = Tensor::zeros([offsets.len() - 1, width]);
         for_each_chunk(y.data_mut(), width, |image, y| {
             let rows = offsets[image] + 1..offsets[image + 1];

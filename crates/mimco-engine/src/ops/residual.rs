@@ -5,6 +5,8 @@ use crate::cpu::vector::{add_scaled, wide};
 use crate::{Tape, Tensor, Var};
 use std::sync::Arc;
 
+use super::check_offsets;
+
 /// Drop path's scales: image i owns the rows `offsets[i]..offsets[i + 1]`.
 #[derive(Clone)]
 pub struct DropPath {
@@ -29,6 +31,9 @@ impl Tape<'_> {
         let mut y = Tensor::stale(x.value.dims());
         let (a, b) = (x.value.data(), branch.value.data());
         assert_eq!(a.len(), b.len(), "a branch of another size");
+        if let Some(drop) = &drop_path {
+            check_offsets(&drop.offsets, x.value.rows());
+        }
         for_each_chunk(y.data_mut(), ROWS * width, |i, y| {
             let start = i * ROWS * width;
             let (a, b) = (&a[start..][..y.len()], &b[start..][..y.len()]);

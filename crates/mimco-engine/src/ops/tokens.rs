@@ -22,6 +22,7 @@ impl Tape<'_> {
         let width = patches.value.width();
         let tokens = parameters.get(positions).len() / width - 1;
         let batch = patches.value.rows() / tokens;
+        assert_eq!(patches.value.rows(), batch * tokens, "a position for each patch");
         let mut y = Tensor::stale([batch * (tokens + 1), width]);
         let (cls, pos) = (parameters.get(class), parameters.get(positions));
         for_each_chunk(y.data_mut(), (tokens + 1) * width, |image, y| {

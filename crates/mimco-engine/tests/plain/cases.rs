@@ -1,0 +1,418 @@
+//! The operators' formulas, written out plainly in f64, beside the engine's calls; shapes are odd and end within a block.
+
+use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Masked, RunningStatistics};
+use mimco_engine::{ParameterId, Tape, Tensor, Var};
+use std::sync::Arc;
+
+type Plain = Box<dyn Fn(&[Vec<f64>]) -> Vec<f64>>;
+type Engine = Box<dyn Fn(&mut Tape<'_>, &[Var], &[ParameterId]) -> Var>;
+
+/// One operator on one set of shapes.
+pub struct Case {
+    pub label: String,
+    /// The values that get gradients: first `inputs` values on the tape, then the parameters.
+    pub arrays: Vec<Tensor>,
+    pub inputs: usize,
+    /// Largest relative error of output and gradients.
+    pub tolerance: f64,
+    /// From the arrays to the output.
+    pub plain: Plain,
+    pub engine: Engine,
+}
+
+impl Case {
+    fn new(
+        label: impl Into<String>,
+        inputs: Vec<Tensor>,
+        parameters: Vec<Tensor>,
+        plain: impl Fn(&[Vec<f64>]) -> Vec<f64> + 'static,
+        engine: impl Fn(&mut Tape<'_>, &[Var], &[ParameterId]) -> Var + 'static,
+    ) -> Case {
+        let count = inputs.len();
+        let arrays = inputs.into_iter().chain(parameters).collect();
+        Case { label: label.into(), arrays, inputs: count, tolerance: 2e-6, plain: Box::new(plain), engine: Box::new(engine) }
+    }
+}
+
+/// Numbers that depend on the seed alone (splitmix64).
+pub struct Random(pub u64);
+
+impl Random {
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// -1..1, exact in f32.
+    pub fn number(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// `scale` times -1..1.
+    pub fn tensor(&mut self, shape: &[usize], scale: f32) -> Tensor {
+        let elements = shape.iter().product();
+        let values: Vec<f32> = (0..elements).map(|_| scale * self.number()).collect();
+        Tensor::from_slice(shape, &values)
+    }
+}
+
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&v| v as f64).collect()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Φ(x) = 1/2 + φ(x) (x + x³/3 + x⁵/(3·5) + x⁷/(3·5·7) + ...)
+fn normal_cdf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for k in 1..200 {
+        term *= x * x / (2 * k + 1) as f64;
+        sum += term;
+    }
+    0.5 + sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt()
+}
+
+/// Every operator, each in several shapes.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (rows, inputs, outputs) in [(530, 33, 67), (1, 1, 1), (3, 17, 129), (0, 5, 67)] {
+        for activation in [Activation::None, Activation::Gelu] {
+            cases.push(linear(rows, inputs, outputs, true, activation));
+        }
+        cases.push(linear(rows, inputs, outputs, false, Activation::None));
+    }
+    cases.extend([(131, 37), (64, 16), (3, 1), (0, 9)].map(|(rows, width)| layer_norm(rows, width)));
+    cases.extend([(1, 5), (3, 7), (2, 16)].map(|(heads, size)| attention(heads, size, &[0, 37, 38, 38, 55])));
+    cases.push(attention(1, 3, &[0, 0]));
+    cases.extend([(12, 20), (13, 22)].map(|(height, width)| patch_embed(3, height, width)));
+    cases.extend([false, true].map(tokens));
+    cases.extend([false, true].map(residual));
+    cases.push(residual_with_itself());
+    cases.extend([(45, 70, true), (45, 35, false), (1, 3, true)].map(|(rows, width, affine)| batch_norm(rows, width, affine)));
+    let shape = NceShape { groups: 3, rows: 41, candidates: 23, beside: false, owners: false, temperature: 0.2 };
+    cases.push(info_nce(shape));
+    cases.push(info_nce(NceShape { owners: true, ..shape }));
+    cases.push(info_nce(NceShape { beside: true, ..shape }));
+    cases.push(info_nce(NceShape { beside: true, owners: true, groups: 1, ..shape }));
+    cases.push(info_nce(NceShape { beside: true, owners: true, groups: 1, candidates: 0, ..shape }));
+    cases.push(info_nce(NceShape { candidates: 1, ..shape }));
+    cases.push(info_nce(NceShape { rows: 0, ..shape }));
+    // Similarities are good to about 1e-7, logits to a hundred times that.
+    cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { owners: true, temperature: 0.01, ..shape }) });
+    cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { beside: true, temperature: 0.01, ..shape }) });
+    cases.extend([13, 0].map(l1));
+    cases.push(select_rows());
+    cases.push(mean_tokens());
+    cases.push(weighted_sum());
+    cases
+}
+
+fn linear(rows: usize, inputs: usize, outputs: usize, bias: bool, activation: Activation) -> Case {
+    let mut random = Random(1);
+    let mut parameters = vec![random.tensor(&[outputs, inputs], 0.8)];
+    if bias {
+        parameters.push(random.tensor(&[outputs], 1.0));
+    }
+    Case::new(
+        format!("linear {rows}x{inputs}x{outputs} {activation:?}, bias {bias}"),
+        vec![random.tensor(&[rows, inputs], 1.5)],
+        parameters,
+        move |a| {
+            let y = |row: usize, output: usize| {
+                let y = dot(&a[0][row * inputs..][..inputs], &a[1][output * inputs..][..inputs]) + a.get(2).map_or(0.0, |b| b[output]);
+                if activation == Activation::Gelu { y * normal_cdf(y) } else { y }
+            };
+            (0..rows * outputs).map(|i| y(i / outputs, i % outputs)).collect()
+        },
+        move |tape, x, p| tape.linear(&x[0], p[0], p.get(1).copied(), activation),
+    )
+}
+
+fn layer_norm(rows: usize, width: usize) -> Case {
+    let mut random = Random(2);
+    Case::new(
+        format!("layer_norm {rows}x{width}"),
+        vec![random.tensor(&[rows, width], 2.0)],
+        vec![random.tensor(&[width], 1.0), random.tensor(&[width], 1.0)],
+        move |a| {
+            let row = |x: &[f64]| -> Vec<f64> {
+                let mean = x.iter().sum::<f64>() / width as f64;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                (0..width).map(|i| (x[i] - mean) / (variance + EPS as f64).sqrt() * a[1][i] + a[2][i]).collect()
+            };
+            a[0].chunks_exact(width).flat_map(row).collect()
+        },
+        |tape, x, p| tape.layer_norm(&x[0], p[0], p[1], EPS),
+    )
+}
+
+/// The layer norms' epsilon.
+pub const EPS: f32 = 1e-6;
+
+fn attention(heads: usize, size: usize, offsets: &[usize]) -> Case {
+    let mut random = Random(3);
+    let (width, rows) = (heads * size, *offsets.last().unwrap());
+    let offsets: Arc<[usize]> = offsets.into();
+    let images = offsets.clone();
+    Case::new(
+        format!("attention of {heads} heads, {rows} rows"),
+        vec![random.tensor(&[rows, 3 * width], 3.0)],
+        vec![],
+        move |a| {
+            let mut y = vec![0.0; rows * width];
+            for (image, head) in images.windows(2).flat_map(|image| (0..heads).map(move |head| (image[0]..image[1], head))) {
+                let part = |row: usize, which: usize| &a[0][row * 3 * width + which * width + head * size..][..size];
+                for i in image.clone() {
+                    let weights = image.clone().map(|j| (dot(part(i, 0), part(j, 1)) / (size as f64).sqrt()).exp());
+                    let weights: Vec<f64> = weights.collect();
+                    let total: f64 = weights.iter().sum();
+                    for (j, weight) in image.clone().zip(weights) {
+                        for (y, v) in y[i * width + head * size..][..size].iter_mut().zip(part(j, 2)) {
+                            *y += weight / total * v;
+                        }
+                    }
+                }
+            }
+            y
+        },
+        move |tape, x, _| tape.attention(&x[0], &offsets, heads),
+    )
+}
+
+/// Pixels beyond the last whole patch are left out, as a convolution does.
+fn patch_embed(batch: usize, height: usize, width: usize) -> Case {
+    const PATCH: usize = 4;
+    const OUTPUTS: usize = 70;
+    let (mean, std) = ([0.5f32, 0.4, 0.3], [0.2f32, 0.25, 0.3]);
+    let mut random = Random(4);
+    let images = random.tensor(&[batch, 3, height, width], 1.0);
+    let pixels = wide(images.data());
+    Case::new(
+        format!("patch_embed {height}x{width}"),
+        vec![],
+        vec![random.tensor(&[OUTPUTS, 3, PATCH, PATCH], 0.3), random.tensor(&[OUTPUTS], 1.0)],
+        move |a| {
+            let (down, across) = (height / PATCH, width / PATCH);
+            let mut y = Vec::new();
+            for (image, token, output) in
+                (0..batch).flat_map(|b| (0..down * across).flat_map(move |t| (0..OUTPUTS).map(move |o| (b, t, o))))
+            {
+                let mut sum = a[1][output];
+                for (channel, i, j) in (0..3).flat_map(|c| (0..PATCH).flat_map(move |i| (0..PATCH).map(move |j| (c, i, j)))) {
+                    let (row, column) = (token / across * PATCH + i, token % across * PATCH + j);
+                    let pixel = pixels[((image * 3 + channel) * height + row) * width + column];
+                    let weight = a[0][((output * 3 + channel) * PATCH + i) * PATCH + j];
+                    sum += weight * (pixel - mean[channel] as f64) / std[channel] as f64;
+                }
+                y.push(sum);
+            }
+            y
+        },
+        move |tape, _, p| tape.patch_embed(&images, &mean, &std, p[0], p[1]),
+    )
+}
+
+fn tokens(masked: bool) -> Case {
+    let (batch, count, width) = (3, 5, 19);
+    let mut random = Random(5);
+    let places: Arc<[bool]> = (0..batch * count).map(|i| masked && i % 3 != 1).collect();
+    let hidden = places.clone();
+    let mut parameters = vec![random.tensor(&[1, 1, width], 1.0), random.tensor(&[1, count + 1, width], 1.0)];
+    if masked {
+        parameters.push(random.tensor(&[1, 1, width], 1.0));
+    }
+    Case::new(
+        format!("tokens, masked {masked}"),
+        vec![random.tensor(&[batch * count, width], 1.0)],
+        parameters,
+        move |a| {
+            let element = |image: usize, token: usize, i: usize| {
+                let place = (image * count + token).wrapping_sub(1);
+                let content = match token {
+                    0 => a[1][i],
+                    _ if hidden[place] => a[3][i],
+                    _ => a[0][place * width + i],
+                };
+                content + a[2][token * width + i]
+            };
+            let row = (count + 1) * width;
+            (0..batch * row).map(|i| element(i / row, i % row / width, i % width)).collect()
+        },
+        move |tape, x, p| {
+            let masked = p.get(2).map(|&token| Masked { token, places: places.clone() });
+            tape.tokens(&x[0], p[0], p[1], masked)
+        },
+    )
+}
+
+/// Images of 40, 0, 1 and 29 rows.
+fn drop_path() -> DropPath {
+    DropPath { scales: [1.25, 7.0, 0.0, 1.25].into(), offsets: [0, 40, 40, 41, 70].into() }
+}
+
+fn scale_of_row(row: usize) -> f64 {
+    if row == 40 { 0.0 } else { 1.25 }
+}
+
+fn residual(dropped: bool) -> Case {
+    let width = 13;
+    let mut random = Random(6);
+    Case::new(
+        format!("residual, drop path {dropped}"),
+        vec![random.tensor(&[70, width], 1.0), random.tensor(&[70, width], 1.0)],
+        vec![],
+        move |a| {
+            let scale = |i: usize| if dropped { scale_of_row(i / width) } else { 1.0 };
+            (0..70 * width).map(|i| a[0][i] + scale(i) * a[1][i]).collect()
+        },
+        move |tape, x, _| tape.residual(&x[0], &x[1], dropped.then(drop_path)),
+    )
+}
+
+/// A value that is used twice: its gradients are added, in several chunks.
+fn residual_with_itself() -> Case {
+    let width = 301;
+    Case::new(
+        "residual with itself",
+        vec![Random(7).tensor(&[70, width], 1.0)],
+        vec![],
+        move |a| (0..70 * width).map(|i| a[0][i] * (1.0 + scale_of_row(i / width))).collect(),
+        |tape, x, _| tape.residual(&x[0], &x[0], Some(drop_path())),
+    )
+}
+
+fn batch_norm(rows: usize, width: usize, affine: bool) -> Case {
+    let mut random = Random(8);
+    let parameters = if affine { vec![random.tensor(&[width], 1.0), random.tensor(&[width], 1.0)] } else { vec![] };
+    Case::new(
+        format!("batch_norm {rows}x{width}, affine and relu {affine}"),
+        vec![random.tensor(&[rows, width], 1.5)],
+        parameters,
+        move |a| {
+            let column = |i: usize| (0..rows).map(move |row| a[0][row * width + i]);
+            let mean: Vec<f64> = (0..width).map(|i| column(i).sum::<f64>() / rows as f64).collect();
+            let variance = |i: usize| column(i).map(|x| (x - mean[i]).powi(2)).sum::<f64>() / rows as f64;
+            let deviation: Vec<f64> = (0..width).map(|i| (variance(i) + 1e-5).sqrt()).collect();
+            let normal = |i: usize| (a[0][i] - mean[i % width]) / deviation[i % width];
+            let y = |i: usize| if affine { (normal(i) * a[1][i % width] + a[2][i % width]).max(0.0) } else { normal(i) };
+            (0..rows * width).map(y).collect()
+        },
+        move |tape, x, p| {
+            let mut running = RunningStatistics::new(width);
+            tape.batch_norm(&x[0], affine.then(|| (p[0], p[1])), affine, &mut running)
+        },
+    )
+}
+
+#[derive(Clone, Copy, Debug)]
+struct NceShape {
+    groups: usize,
+    /// Of each group.
+    rows: usize,
+    candidates: usize,
+    beside: bool,
+    owners: bool,
+    temperature: f32,
+}
+
+fn info_nce(shape: NceShape) -> Case {
+    let NceShape { groups, rows, candidates, beside, temperature, .. } = shape;
+    let width = 19;
+    let mut random = Random(9);
+    let keys = random.tensor(&[groups, candidates, width], 2.0);
+    let positives = random.tensor(&[groups * rows, width], 2.0);
+    let targets: Vec<u32> = (0..groups * rows).map(|_| random.below(candidates.max(1)) as u32).collect();
+    let owners: [Vec<u64>; 2] = [groups * rows, candidates].map(|n| (0..n).map(|_| random.below(7) as u64).collect());
+    let (k, p, place, owner) = (wide(keys.data()), wide(positives.data()), targets.clone(), owners.clone());
+    Case::new(
+        format!("info_nce {shape:?}"),
+        vec![random.tensor(&[groups * rows, width], 0.7)],
+        vec![],
+        move |a| {
+            let logit = |row: usize, key: &[f64]| {
+                let q = &a[0][row * width..][..width];
+                dot(q, key) / (dot(q, q) * dot(key, key)).sqrt() / temperature as f64
+            };
+            let key = |row: usize, j: usize| &k[(row / rows * candidates + j) * width..][..width];
+            let loss = |row: usize| {
+                let target = place[row] as usize;
+                let kept = |j: &usize| !shape.owners || owner[0][row] != owner[1][*j] || (!beside && *j == target);
+                let negatives = (0..candidates).filter(kept).map(|j| logit(row, key(row, j)).exp()).sum::<f64>();
+                let positive = logit(row, if beside { &p[row * width..][..width] } else { key(row, target) });
+                (negatives + if beside { positive.exp() } else { 0.0 }).ln() - positive
+            };
+            vec![(0..groups * rows).map(loss).sum::<f64>() / ((groups * rows).max(1)) as f64]
+        },
+        move |tape, x, _| {
+            let candidates = if beside { Candidates::Beside(&positives) } else { Candidates::Among(&targets) };
+            let owners = shape.owners.then_some((&owners[0][..], &owners[1][..]));
+            tape.info_nce(&x[0], &Contrast { keys: &keys, candidates, owners, temperature }).0
+        },
+    )
+}
+
+fn l1(rows: usize) -> Case {
+    let mut random = Random(10);
+    let target = random.tensor(&[rows, 7], 1.0);
+    let mut prediction = random.tensor(&[rows, 7], 1.0);
+    if rows > 0 {
+        prediction.data_mut()[9] = target.data()[9]; // gradient 0, of the central difference too
+    }
+    let t = wide(target.data());
+    Case::new(
+        format!("l1 of {rows} rows"),
+        vec![prediction],
+        vec![],
+        move |a| vec![a[0].iter().zip(&t).map(|(p, t)| (p - t).abs()).sum::<f64>() / (t.len().max(1)) as f64],
+        move |tape, x, _| tape.l1(&x[0], &target),
+    )
+}
+
+fn select_rows() -> Case {
+    let indices: Arc<[usize]> = [4, 0, 8, 4, 3, 4].into();
+    let rows = indices.clone();
+    Case::new(
+        "select_rows",
+        vec![Random(11).tensor(&[9, 21], 1.0)],
+        vec![],
+        move |a| rows.iter().flat_map(|row| a[0][row * 21..][..21].to_vec()).collect(),
+        move |tape, x, _| tape.select_rows(&x[0], &indices),
+    )
+}
+
+/// Images of 5, 1, 0 and 9 rows; without a row beside the first the mean is 0.
+fn mean_tokens() -> Case {
+    let offsets: Arc<[usize]> = [0, 5, 6, 6, 15].into();
+    Case::new(
+        "mean_tokens",
+        vec![Random(12).tensor(&[15, 21], 1.0)],
+        vec![],
+        |a| {
+            let mean = |rows: std::ops::Range<usize>, i: usize| {
+                let count = rows.len().max(1) as f64;
+                rows.map(|row| a[0][row * 21 + i]).sum::<f64>() / count
+            };
+            [1..5, 6..6, 6..6, 7..15].into_iter().flat_map(|rows| (0..21).map(move |i| mean(rows.clone(), i))).collect()
+        },
+        move |tape, x, _| tape.mean_tokens(&x[0], &offsets),
+    )
+}
+
+fn weighted_sum() -> Case {
+    let mut random = Random(13);
+    Case::new(
+        "weighted_sum",
+        (0..3).map(|_| random.tensor(&[1], 1.0)).collect(),
+        vec![],
+        |a| vec![0.5 * a[0][0] - 2.0 * a[1][0] + 0.25 * a[2][0]],
+        |tape, x, _| tape.weighted_sum(&[(x[0].clone(), 0.5), (x[1].clone(), -2.0), (x[2].clone(), 0.25)]),
+    )
+}
