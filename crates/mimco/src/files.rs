@@ -2,7 +2,7 @@
 
 use crate::Error;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 /// Writes a file by way of `NAME.tmp` beside it: filled by `fill`, synced, renamed. A crash leaves the old file or the new one; a `.tmp` that a
@@ -10,7 +10,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// Where it cannot be written; the old file is untouched then, and no `.tmp` stays.
-pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
+pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".tmp");
     let temporary = path.with_file_name(name);
@@ -39,12 +39,14 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// What a failure to write means for the person who reads it.
 pub fn describe(error: &std::io::Error) -> String {
-    match error.kind() {
-        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-            "cannot be written: the disk is full; free some space and run the same command again".into()
-        }
-        _ => format!("cannot be written: {error}"),
-    }
+    let remedy = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the folder one that you may write",
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "make the folder",
+        ErrorKind::IsADirectory => "move the folder of that name away",
+        _ => "see that the disk is there and has room",
+    };
+    format!("cannot be written: {error}; {remedy} and run the same command again")
 }
 
 /// Makes the renaming itself last; best effort, since not every file system can.
@@ -67,9 +69,9 @@ mod tests {
         write_atomically(&path, b"old").unwrap();
         let failed = write_atomically_with(&path, |out| {
             out.write_all(b"half")?;
-            Err(std::io::Error::from(std::io::ErrorKind::StorageFull))
+            Err(std::io::Error::from(ErrorKind::StorageFull))
         });
-        assert!(failed.unwrap_err().to_string().contains("disk is full"));
+        assert!(failed.unwrap_err().to_string().contains("free some space"));
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         write_atomically(&path, b"new").unwrap();

@@ -82,7 +82,7 @@ fn moco_v3_is_pytorchs() {
     let mut gradients = method.parameters().zeros_like();
     let figures = method.losses([&file.tensor("view1"), &file.tensor("view2")], CLOCK, 1.0, &mut gradients);
     file.check("loss", &[figures["train/loss"] as f32]);
-    file.check("acc", &[figures["train/acc_image"] as f32]);
+    file.check("acc", &[(figures["train/acc_image"] / 100.0) as f32]);
     let checked = check_gradients(&file, method.parameters(), &gradients, "grad.");
     assert_eq!(checked, file.tensors.keys().filter(|name| name.starts_with("grad.")).count());
     for entry in method.parameters().entries().iter().filter(|e| !e.trainable) {
@@ -161,14 +161,14 @@ fn file_integers(name: &str, tensor: &str) -> Vec<i32> {
 fn mimco_is_pytorchs() {
     let file = fixture("mimco");
     let (method, figures, gradients) = mimco(&file, |_| {});
-    for (name, figure) in [
-        ("loss", "train/loss"),
-        ("loss_patch", "train/loss_patch"),
-        ("loss_image", "train/loss_image"),
-        ("acc_patch", "train/acc_patch"),
-        ("acc_image", "train/acc_image"),
+    for (name, figure, unit) in [
+        ("loss", "train/loss", 1.0),
+        ("loss_patch", "train/loss_patch", 1.0),
+        ("loss_image", "train/loss_image", 1.0),
+        ("acc_patch", "train/acc_patch", 100.0), // percent
+        ("acc_image", "train/acc_image", 100.0),
     ] {
-        file.check(name, &[figures[figure] as f32]);
+        file.check(name, &[(figures[figure] / unit) as f32]);
     }
     let checked = check_gradients(&file, method.parameters(), &gradients, "grad.");
     assert_eq!(checked, method.parameters().entries().len());
@@ -191,7 +191,7 @@ fn the_other_losses_of_mimco_are_pytorchs() {
         let (method, figures, gradients) = mimco(&file, change);
         file.check(&format!("extra.{form}.loss"), &[figures[loss] as f32]);
         if !accuracy.is_empty() {
-            file.check(&format!("extra.{form}.acc"), &[figures[accuracy] as f32]);
+            file.check(&format!("extra.{form}.acc"), &[(figures[accuracy] / 100.0) as f32]);
         }
         let weight = method.parameters().find(&format!("{head}.0.weight")).unwrap();
         let gradient = &gradients[method.parameters().entry(weight).range.clone()];

@@ -103,7 +103,7 @@ pub fn write_f32(path: &Path, tensors: &[(String, Vec<usize>, &[f32])], metadata
     })
 }
 
-fn write_numbers(out: &mut dyn Write, data: &[f32]) -> std::io::Result<()> {
+fn write_numbers(out: &mut (dyn Write + Send), data: &[f32]) -> std::io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * 4096);
     for part in data.chunks(4096) {
         bytes.clear();

@@ -139,7 +139,7 @@ impl Mimco {
             let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &places.asked, clock);
             let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
             figures.insert("train/loss_patch", (loss.value.item() * factor) as f64);
-            figures.extend(wins.map(|wins| ("train/acc_patch", wins as f64)));
+            figures.extend(wins.map(|wins| ("train/acc_patch", 100.0 * wins as f64)));
             losses.push((loss, factor * self.settings.patch_weight));
         }
         if self.settings.image_loss != ImageLoss::Off {
@@ -147,7 +147,7 @@ impl Mimco {
             image_target = Some(target);
             let factor = self.factor(self.settings.image_temperature);
             figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
-            figures.insert("train/acc_image", wins as f64);
+            figures.insert("train/acc_image", 100.0 * wins as f64);
             figures.insert("health/teacher_alignment", alignment);
             losses.push((loss, factor * self.settings.image_weight));
         }

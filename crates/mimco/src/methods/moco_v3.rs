@@ -108,7 +108,7 @@ impl MocoV3 {
             };
             let (loss, won) = tape.info_nce(&q, &contrast);
             ctr.push((loss, 2.0 * self.settings.temperature));
-            wins += won as f64 / 2.0;
+            wins += 100.0 * won as f64 / 2.0;
         }
         let loss = tape.weighted_sum(&ctr);
         tape.backward(&loss, Tensor::scalar(share), gradients, None);

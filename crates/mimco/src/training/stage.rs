@@ -2,7 +2,7 @@
 
 use super::checkpoint::{self, Progress};
 use super::console::Console;
-use super::metrics::MetricsWriter;
+use super::metrics::last_figure;
 use super::run_folder::RunFolder;
 use super::train::{Ended, Training};
 use super::watch::Watch;
@@ -51,7 +51,7 @@ impl Stage<'_> {
         if begun {
             let progress = checkpoint::progress(&folder.last())?;
             if progress.finished && progress.identity == identity {
-                let seconds = MetricsWriter::resume_at(&folder.path, &progress.metrics)?.last("perf/seconds").unwrap_or(0.0);
+                let seconds = last_figure(&folder.path, "perf/seconds").unwrap_or(0.0);
                 return Ok(Some((summary(&config, &folder, &progress, seconds), true)));
             }
         }

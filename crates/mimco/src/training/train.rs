@@ -3,7 +3,7 @@
 
 use super::checkpoint::{self, Progress};
 use super::console::Console;
-use super::metrics::MetricsWriter;
+use super::metrics::{MetricsWriter, last_figure};
 use super::run_folder::RunFolder;
 use super::schedule;
 use super::watch::Watch;
@@ -78,10 +78,11 @@ impl Training<'_> {
             progress = Progress { identity: self.identity.clone(), ..Progress::default() };
             metrics = MetricsWriter::create(&self.folder.path)?;
         }
+        let before = last_figure(&self.folder.path, "perf/seconds").unwrap_or(0.0);
         let total = self.total_steps();
         let epochs = self.config.train.epochs as u64;
         let mut gradients = self.method.parameters().zeros_like();
-        let mut speed = Speed::begin(metrics.last("perf/seconds").unwrap_or(0.0));
+        let mut speed = Speed::begin(before);
         self.console.begin(progress.step, total);
 
         while progress.epoch < epochs {
@@ -219,6 +220,10 @@ impl Training<'_> {
     }
 
     fn save(&self, path: &std::path::Path, progress: &mut Progress, metrics: &mut MetricsWriter) -> Result<(), Error> {
+        if !gradient_norm(self.method.parameters().flat()).is_finite() {
+            self.console.say(&format!("step {}: weights are not finite, so the checkpoint before this one stays", progress.step));
+            return Ok(());
+        }
         metrics.flush()?;
         progress.metrics = metrics.position();
         checkpoint::save(path, &*self.method, &self.optimizer, progress)

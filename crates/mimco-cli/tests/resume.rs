@@ -1,0 +1,141 @@
+//! A run that is killed again and again, and one that is interrupted, end as the undisturbed one does, to the byte.
+
+mod common;
+
+use common::{pictures, pretrain, stderr, success};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// Every line of a run's metrics without `perf/*`.
+fn metrics(folder: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let all: BTreeMap<String, serde_json::Value> = serde_json::from_str(line).unwrap();
+            let kept: BTreeMap<_, _> = all.into_iter().filter(|(name, _)| !name.starts_with("perf/")).collect();
+            serde_json::to_string(&kept).unwrap()
+        })
+        .collect()
+}
+
+fn files(folder: &Path) -> [Vec<u8>; 4] {
+    [
+        "teacher/export/backbone.safetensors",
+        "export/backbone.safetensors",
+        "teacher/checkpoints/last.safetensors",
+        "checkpoints/last.safetensors",
+    ]
+    .map(|name| std::fs::read(folder.join(name)).unwrap())
+}
+
+/// Starts the command and kills it when it says the `line`-th line that contains `word`. Returns what it said.
+fn kill_at(data: &Path, out: &Path, more: &[&str], word: &str, line: usize) -> Vec<String> {
+    let mut child = pretrain(data, out, more).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = Vec::new();
+    let mut seen = 0;
+    for text in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
+        seen += text.contains(word) as usize;
+        said.push(text);
+        if seen == line {
+            child.kill().unwrap(); // SIGKILL
+            break;
+        }
+    }
+    child.wait().unwrap();
+    said
+}
+
+fn resumed_at(said: &[String]) -> Option<u64> {
+    said.iter().find_map(|line| line.strip_prefix("resumed at step ")?.parse().ok())
+}
+
+#[test]
+fn killed_again_and_again_it_ends_as_if_nothing_had_happened() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    pictures(&data, "a", 40);
+    // A queue and drop path besides: whatever has a state or draws numbers.
+    let settings = ["train.checkpoint_steps=2", "train.epochs=3", "mimco.image_loss=queue", "model.drop_path=0.1", "train.log_steps=3"];
+    let at = |name: &str| -> PathBuf { folder.path().join(name) };
+    success(&mut pretrain(&data, &at("whole"), &settings));
+    success(pretrain(&data, &at("one"), &settings).args(["--threads", "1"]));
+    assert_eq!(files(&at("whole")), files(&at("one")), "the number of threads changes nothing");
+
+    let mut last = 0;
+    // Lines "epoch E/3 step S/15" come every third step of a stage's 15.
+    for (threads, line) in [("1", 1), ("2", 2), ("1", 2), ("3", 3), ("2", 2)] {
+        let mut more = settings.to_vec();
+        more.extend(["--threads", threads]);
+        let said = kill_at(&data, &at("killed"), &more, "img/s", line);
+        let resumed = resumed_at(&said);
+        assert!(last == 0 || resumed > Some(last), "resumed at {resumed:?} after {last}: {said:?}");
+        last = resumed.unwrap_or(1);
+    }
+    success(&mut pretrain(&data, &at("killed"), &settings));
+    assert_eq!(files(&at("whole")), files(&at("killed")));
+    for stage in ["", "teacher"] {
+        assert_eq!(metrics(&at("whole").join(stage)), metrics(&at("killed").join(stage)));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_writes_a_checkpoint_and_exits_130() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, "a", 40);
+    let settings = ["train.epochs=3"];
+    success(&mut pretrain(&data, &folder.path().join("whole"), &settings));
+    for signal in ["INT", "TERM"] {
+        let mut child = pretrain(&data, &out, &settings).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        lines.find(|line| line.contains("img/s")).unwrap();
+        std::process::Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{rest:?}");
+        assert!(rest.iter().any(|line| line.contains("interrupted at step")), "{rest:?}");
+    }
+    let said = success(&mut pretrain(&data, &out, &settings));
+    assert!(said.contains("resumed at step"), "{said}");
+    assert_eq!(files(&folder.path().join("whole")), files(&out));
+}
+
+#[test]
+fn ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_leave_the_checkpoint_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, "a", 40);
+    let settings = ["--recipe", "moco_v3_photos", "train.epochs=5", "train.checkpoint_steps=1"];
+    kill_at(&data, &out, &settings, "img/s", 3);
+    // One weight of the checkpoint becomes NaN: every loss from there on is NaN.
+    let path = out.join("checkpoints/last.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let data_start = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let head: serde_json::Value = serde_json::from_slice(&bytes[8..data_start]).unwrap();
+    let weight = data_start + head["parameter.base_encoder.norm.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[weight..weight + 4].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, &bytes).unwrap();
+    let output = pretrain(&data, &out, &settings).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert_eq!(said.matches("step skipped").count(), 10, "{said}");
+    assert!(said.trim_end().lines().last().unwrap().contains("10 steps in a row"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the checkpoint is as it was");
+}
+
+#[test]
+fn two_runs_do_not_share_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, "a", 40);
+    let mut first = pretrain(&data, &out, &["train.epochs=50"]).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(first.stderr.take().unwrap()).lines().map_while(Result::ok);
+    lines.find(|line| line.contains("img/s")).unwrap();
+    let second = pretrain(&data, &out, &["train.epochs=50"]).output().unwrap();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(stderr(&second).contains("another run trains in this folder"), "{}", stderr(&second));
+}

@@ -1,0 +1,311 @@
+//! Features of images: what a backbone makes of the evaluation view, computed once and kept.
+
+use crate::Error;
+use crate::models::vit::{Forward, Vit};
+use mimco_data::loader::{Loader, LoaderOptions, Pipeline};
+use mimco_data::{DataError, Dataset};
+use mimco_engine::cpu::matmul::block_rows;
+use mimco_engine::cpu::threads::threads;
+use mimco_engine::{Parameters, Tape, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// Tokens that one forward pass takes: enough to keep all cores busy, few enough to stay in memory.
+const TOKENS: usize = 2048;
+/// Elements of a product up to which (and for single rows) `gemm` takes kernels of another order of sums.
+const SMALL_PRODUCT: usize = 16 * 16;
+/// Images a batch where no model sets it.
+const PIXEL_BATCH: usize = 64;
+
+/// Which of a backbone's outputs is the feature.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FeatureKind {
+    /// The class token after the final norm.
+    Class,
+    /// The mean of the patch tokens after the final norm.
+    Mean,
+}
+
+/// One feature a row, of the images of a set that can be read.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Features {
+    rows: usize,
+    width: usize,
+    data: Vec<f32>,
+    indices: Vec<u32>,
+    broken: Vec<(String, String)>,
+}
+
+impl Features {
+    /// Features [rows, width], row by row, of the samples 0, 1, ...
+    ///
+    /// # Panics
+    /// Where `data` is not a whole number of rows.
+    pub fn new(width: usize, data: Vec<f32>) -> Features {
+        let rows = data.len() / width.max(1);
+        assert_eq!(data.len(), rows * width, "features are whole rows");
+        Features { rows, width, data, indices: (0..rows as u32).collect(), broken: Vec::new() }
+    }
+
+    /// Number of features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Numbers of a feature.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All features [rows, width], row by row.
+    pub fn data(&self) -> &[f32] {
+        &self.data
+    }
+
+    /// The feature of row `row`: `[width]`.
+    pub fn row(&self, row: usize) -> &[f32] {
+        &self.data[row * self.width..][..self.width]
+    }
+
+    /// Which sample of the set each row is: `[rows]`.
+    pub fn indices(&self) -> &[u32] {
+        &self.indices
+    }
+
+    /// Names of the images that have no feature since they cannot be read, and why.
+    pub fn broken(&self) -> &[(String, String)] {
+        &self.broken
+    }
+
+    /// The first `rows` features, or all where there are fewer.
+    pub fn head(&self, rows: usize) -> Features {
+        let rows = rows.min(self.rows);
+        Features {
+            rows,
+            width: self.width,
+            data: self.data[..rows * self.width].to_vec(),
+            indices: self.indices[..rows].to_vec(),
+            broken: self.broken.clone(),
+        }
+    }
+}
+
+/// Features of a set's images under a backbone: [readable images, width].
+///
+/// An image's feature is the same to the bit whatever else the set holds and wherever the image stands in it: the model always sees a
+/// group of one size, which follows from the model alone, the last one filled up with zero images.
+///
+/// # Errors
+/// Where no image of the set can be read. Single broken ones are left out, counted and warned of.
+pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: FeatureKind) -> Result<Features, Error> {
+    let (size, width) = (vit.config.image, vit.config.width);
+    let group = group_size(vit);
+    let (offsets, class_rows) = (vit.offsets(group), vit.class_rows(group));
+    let mut data = Vec::with_capacity(dataset.len() * width);
+    let (indices, broken) = each_batch(dataset, size as u32, group, |views| {
+        let mut images = Tensor::stale([group, 3, size, size]);
+        let (filled, rest) = images.data_mut().split_at_mut(views.len());
+        filled.copy_from_slice(views);
+        rest.fill(0.0);
+        let mut tape = Tape::inference(parameters);
+        let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [group · (1 + patches), width]
+        let features = match kind {
+            FeatureKind::Class => tape.select_rows(&tokens, &class_rows),
+            FeatureKind::Mean => tape.mean_tokens(&tokens, &offsets),
+        };
+        let rows = views.len() / (3 * size * size).max(1);
+        data.extend_from_slice(&features.value.data()[..rows * width]);
+    })?;
+    Ok(Features { rows: indices.len(), width, data, indices, broken })
+}
+
+/// Images a forward pass takes, by the model alone: the most that leave no last block of rows so small that the matrix product would
+/// add in another order there, and an image's bits depend on its place.
+fn group_size(vit: &Vit) -> usize {
+    let (patches, width) = (vit.config.patches(), vit.config.width);
+    let alike = |rows: usize| {
+        let tail = rows % block_rows(rows);
+        rows < block_rows(rows) || tail == 0 || (tail > 1 && tail * width > SMALL_PRODUCT)
+    };
+    let most = (TOKENS / (patches + 1)).clamp(1, 64);
+    (2..=most).rev().find(|images| alike(images * patches) && alike(images * (patches + 1))).unwrap_or(1)
+}
+
+/// The pixels of the evaluation view as features, a baseline: [readable images, 3 · size²], values in 0..1, planes of red, green and blue;
+/// [readable images, size²] where every image is grey.
+///
+/// # Errors
+/// As [`extract`].
+pub fn pixels(dataset: &Dataset, size: u32) -> Result<Features, Error> {
+    let plane = size as usize * size as usize;
+    let mut data = Vec::with_capacity(dataset.len() * plane);
+    let mut grey = true;
+    let (indices, broken) = each_batch(dataset, size, PIXEL_BATCH, |views| {
+        for image in views.chunks_exact(3 * plane) {
+            if grey && (image[..plane] != image[plane..2 * plane] || image[..plane] != image[2 * plane..]) {
+                grey = false;
+                // All before were grey: their other two planes are the first one's.
+                data = data.chunks_exact(plane).flat_map(|first| [first; 3].concat()).collect();
+            }
+            data.extend_from_slice(if grey { &image[..plane] } else { image });
+        }
+    })?;
+    let width = if grey { plane } else { 3 * plane };
+    Ok(Features { rows: indices.len(), width, data, indices, broken })
+}
+
+/// The label of each row.
+///
+/// # Errors
+/// Where the set has no labels.
+pub fn labels_of(dataset: &Dataset, features: &Features) -> Result<Vec<u32>, Error> {
+    let label = |&index: &u32| dataset.label(index as usize);
+    features
+        .indices
+        .iter()
+        .map(label)
+        .collect::<Option<_>>()
+        .ok_or_else(|| Error::Setting(format!("{} has no labels; give a folder of class folders: PATH/CLASS/image.jpg", dataset.place())))
+}
+
+type Seen = (Vec<u32>, Vec<(String, String)>);
+
+/// Calls `work` with the evaluation views [images, 3, size, size] of each batch, in order, and returns which samples they were and which
+/// are broken. No more than a few batches are in memory at a time.
+fn each_batch(dataset: &Dataset, size: u32, batch_size: usize, mut work: impl FnMut(&[f32])) -> Result<Seen, Error> {
+    let workers = threads();
+    let options = LoaderOptions { batch_size, seed: 0, workers, queue: 2 * workers, image_size: size, max_broken: 1.0 };
+    let loader = Loader::new(dataset.clone(), Pipeline::Evaluation, options);
+    let mut indices = Vec::with_capacity(dataset.len());
+    for batch in loader.epoch(0, 0) {
+        let batch = batch?;
+        if let Some(views) = batch.views.first().filter(|_| !batch.indices.is_empty()) {
+            work(views);
+            indices.extend_from_slice(&batch.indices);
+        }
+        loader.give_back(batch);
+    }
+    let broken = loader.broken();
+    if indices.len() + broken.len() != dataset.len() {
+        // A thread of the loader ended early; figures of half a set would pass for figures of it.
+        return Err(
+            DataError::Broken(format!("loading {} stopped after {} of {} images", dataset.place(), indices.len(), dataset.len())).into()
+        );
+    }
+    if let Some((name, why)) = broken.first() {
+        tracing::warn!("{} of {} images of {} left out; first {name}: {why}", broken.len(), dataset.len(), dataset.place());
+    }
+    Ok((indices, broken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::vit::{Position, VitConfig};
+    use mimco_data::formats::Packed;
+
+    fn model(image: usize, patch: usize) -> (Vit, Parameters) {
+        let config =
+            VitConfig { width: 40, depth: 2, heads: 2, mlp: 72, patch, image, position: Position::Sincos, mean: [0.5; 3], std: [0.25; 3] };
+        let mut parameters = Parameters::new();
+        let vit = Vit::declare(&config, &mut parameters, "");
+        vit.initialise(&mut parameters, 5);
+        (vit, parameters)
+    }
+
+    fn set(n: usize, channels: usize) -> Dataset {
+        let pixels = (0..n * 400 * channels).map(|i| (i * i % 7919 * 31 % 251) as u8).collect();
+        let labels = Some((0..n as u32).map(|i| i % 3).collect());
+        Dataset::from_grey("set", Packed { width: 20, height: 20, channels, pixels, labels }, vec!["c".into(); 3])
+    }
+
+    #[test]
+    fn a_feature_does_not_depend_on_place_or_company() {
+        let (vit, parameters) = model(20, 2);
+        let group = group_size(&vit);
+        assert_eq!(group, 20);
+        let all = set(group + 7, 3);
+        let mut order: Vec<u32> = (0..all.len() as u32).rev().collect();
+        order.swap(0, 9);
+        for kind in [FeatureKind::Class, FeatureKind::Mean] {
+            let features = extract(&vit, &parameters, &all, kind).unwrap();
+            assert_eq!((features.rows(), features.width()), (group + 7, 40));
+            assert_ne!(features.row(0), features.row(1));
+            let bits = |row: &[f32]| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+            for chosen in [&order[..], &[23], &[5, 19, 20]] {
+                let some = extract(&vit, &parameters, &all.subset(chosen), kind).unwrap();
+                for (row, &index) in chosen.iter().enumerate() {
+                    assert_eq!(bits(some.row(row)), bits(features.row(index as usize)), "image {index} in row {row}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_whose_last_rows_would_be_added_in_another_order_are_not_taken() {
+        // 2 · 785 rows are blocks of 112 and two rows more.
+        let (vit, parameters) = model(28, 1);
+        assert_eq!(group_size(&vit), 1);
+        let set = set(2, 1);
+        let features = extract(&vit, &parameters, &set, FeatureKind::Class).unwrap();
+        let turned = extract(&vit, &parameters, &set.subset(&[1, 0]), FeatureKind::Class).unwrap();
+        assert_eq!((features.row(0), features.row(1)), (turned.row(1), turned.row(0)));
+    }
+
+    #[test]
+    fn a_mean_feature_is_the_mean_of_the_patch_tokens() {
+        let (vit, parameters) = model(20, 2);
+        let one = set(1, 1);
+        let mut view = vec![0.0; 3 * 400];
+        mimco_data::transform::evaluation_view(&one.load(0).unwrap(), 20, &mut view);
+        let images = Tensor::from_slice([1, 3, 20, 20], &view);
+        let tokens = vit.forward(&mut Tape::inference(&parameters), &images, &Forward::default()).value;
+        let mean = extract(&vit, &parameters, &one, FeatureKind::Mean).unwrap();
+        let class = extract(&vit, &parameters, &one, FeatureKind::Class).unwrap();
+        for column in 0..40 {
+            let plain = (1..101).map(|token| tokens.data()[token * 40 + column] as f64).sum::<f64>() / 100.0;
+            assert!((mean.row(0)[column] as f64 - plain).abs() < 1e-5);
+            assert!((class.row(0)[column] - tokens.data()[column]).abs() < 1e-5);
+        }
+    }
+
+    /// A BMP file of one grey pixel: file header, image header of 1 x 1 and 24 bits, a row filled up to four bytes.
+    fn grey_pixel_bmp() -> Vec<u8> {
+        let mut file = b"BM".to_vec();
+        [58u32, 0, 54, 40, 1, 1, 1 | 24 << 16, 0, 4, 0, 0, 0, 0].iter().for_each(|word| file.extend(word.to_le_bytes()));
+        file.extend([100, 100, 100, 0]);
+        file
+    }
+
+    #[test]
+    fn broken_images_are_left_out_and_labels_follow() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, whole) in [("a/1", true), ("a/2", false), ("b/1", true), ("b/2", true)] {
+            let path = folder.path().join(format!("{name}.bmp"));
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, if whole { grey_pixel_bmp() } else { b"no image".to_vec() }).unwrap();
+        }
+        let set = Dataset::labelled(folder.path()).unwrap();
+        let features = pixels(&set, 2).unwrap();
+        assert_eq!((features.rows(), features.width(), features.indices()), (3, 4, &[0, 2, 3][..]));
+        assert_eq!(features.broken()[0].0, "a/2.bmp");
+        assert_eq!(labels_of(&set, &features).unwrap(), [0, 1, 1]);
+        let heap = Dataset::heap(folder.path()).unwrap();
+        assert!(labels_of(&heap, &features).unwrap_err().to_string().contains("no labels"));
+        assert!(pixels(&set.subset(&[1]), 2).is_err());
+    }
+
+    #[test]
+    fn pixels_of_grey_sets_have_one_channel() {
+        let grey = pixels(&set(3, 1), 20).unwrap();
+        assert_eq!((grey.rows(), grey.width(), grey.head(2).rows()), (3, 400, 2));
+        let folder = tempfile::tempdir().unwrap();
+        // CIFAR-10's layout: one label and three planes of 32 x 32 an image.
+        let image = |red: u8| [vec![0u8], vec![red; 1024], vec![7; 2048]].concat();
+        std::fs::write(folder.path().join("data_batch_1.bin"), [image(7), image(9)].concat()).unwrap();
+        let mixed = pixels(&Dataset::heap(folder.path()).unwrap(), 32).unwrap();
+        assert_eq!(mixed.width(), 3 * 1024);
+        assert_eq!(mixed.row(0), [7.0 / 255.0; 3072]);
+        assert_eq!(mixed.row(1)[0], 9.0 / 255.0);
+    }
+}

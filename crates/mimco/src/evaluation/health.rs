@@ -1,0 +1,126 @@
+//! Whether features are alive: their effective rank, their spread, and words for the user where they collapse.
+
+use super::features::Features;
+use nalgebra::DMatrix;
+
+/// Below so many features neither figure tells anything.
+const MIN_ROWS: usize = 8;
+/// Spread below which all images have one feature, and below which they are about to.
+const COLLAPSED_SPREAD: f64 = 0.02;
+const LOW_SPREAD: f64 = 0.1;
+/// Rank below which features lie on a line, and its share of the greatest possible below which they are about to.
+const COLLAPSED_RANK: f64 = 1.5;
+const LOW_RANK_SHARE: f64 = 0.03;
+
+/// RankMe, the effective rank of the features [rows, width] as they are (Garrido et al. 2023, eq. 1): exp(-Σ p ln p) with
+/// p = σ / Σσ + 1e-7 over the singular values σ. From 1 to min(rows, width); NaN where a feature is not finite.
+pub fn rankme(features: &Features) -> f64 {
+    let (rows, width) = (features.rows(), features.width());
+    if rows == 0 || !features.data().iter().all(|v| v.is_finite()) {
+        return f64::NAN; // the eigenvalues of such a matrix are never found
+    }
+    let transposed = DMatrix::from_iterator(width, rows, features.data().iter().map(|&v| v as f64)); // [width, rows], by columns
+    let gram = if width <= rows { &transposed * transposed.transpose() } else { transposed.transpose() * &transposed };
+    let singular: Vec<f64> = gram.symmetric_eigenvalues().iter().map(|e| e.max(0.0).sqrt()).collect();
+    let sum = singular.iter().sum::<f64>().max(f64::MIN_POSITIVE);
+    let entropy: f64 = singular.iter().map(|s| s / sum + 1e-7).map(|p| -p * p.ln()).sum();
+    entropy.exp()
+}
+
+/// Spread of the features [rows, width]: the mean over the columns of the deviation of the features divided by their lengths, times
+/// sqrt(width) (Chen and He 2021, figure 2). 1 where they point in all directions alike, 0 where all point in one; NaN where a feature is
+/// not finite or there is none.
+pub fn feature_std(features: &Features) -> f64 {
+    let (rows, width) = (features.rows(), features.width());
+    let mut sums = vec![(0.0f64, 0.0f64); width];
+    for row in features.data().chunks_exact(width.max(1)) {
+        let length = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt();
+        let scale = if length == 0.0 { 0.0 } else { 1.0 / length };
+        for ((sum, squares), &v) in sums.iter_mut().zip(row) {
+            let v = v as f64 * scale;
+            *sum += v;
+            *squares += v * v;
+        }
+    }
+    let n = rows as f64;
+    let variance = |(sum, squares): &(f64, f64)| squares / n - (sum / n) * (sum / n);
+    // Not `max`, which would make 0 of NaN.
+    let deviation = |v: f64| if v < 0.0 { 0.0 } else { v.sqrt() };
+    sums.iter().map(variance).map(deviation).sum::<f64>() / width as f64 * (width as f64).sqrt()
+}
+
+/// Words for the user where features have collapsed, or seem about to: `rank` by [`rankme`], `spread` by [`feature_std`], of features
+/// [rows, width]. The bounds are ours.
+pub fn verdict(rank: f64, spread: f64, rows: usize, width: usize) -> Option<String> {
+    if rows == 0 {
+        return None;
+    }
+    if !rank.is_finite() || !spread.is_finite() {
+        return Some("features are not finite: the training has diverged; lower optim.lr and resume from an earlier checkpoint".into());
+    }
+    if rows < MIN_ROWS {
+        return None;
+    }
+    let greatest = rows.min(width);
+    let figures = format!("effective rank {rank:.1} of {greatest}, spread {spread:.3} of 1");
+    if rank < COLLAPSED_RANK.min(greatest as f64) || spread < COLLAPSED_SPREAD {
+        return Some(format!(
+            "features have collapsed ({figures}): all images look alike to the model; start anew with a lower optim.lr, a longer warm-up or \
+             a larger train.batch_size"
+        ));
+    }
+    (rank < LOW_RANK_SHARE * greatest as f64 || spread < LOW_SPREAD).then(|| {
+        format!(
+            "features are narrow and may be collapsing ({figures}); if it goes on, lower optim.lr, lengthen the warm-up or raise \
+             train.batch_size"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [rows, width] of `value(row, column)`.
+    fn features(rows: usize, width: usize, value: impl Fn(usize, usize) -> f32) -> Features {
+        Features::new(width, (0..rows * width).map(|i| value(i / width, i % width)).collect())
+    }
+
+    #[test]
+    fn rank_counts_directions() {
+        let axes = |rows, width| features(rows, width, |r, c| if r % width == c { 3.0 } else { 0.0 });
+        assert!((rankme(&axes(32, 32)) - 32.0).abs() < 1e-2);
+        assert!((rankme(&axes(64, 32)) - 32.0).abs() < 1e-2);
+        assert!((rankme(&features(8, 50, |r, c| if r == c { 1.0 } else { 0.0 })) - 8.0).abs() < 1e-2);
+        let line = features(40, 30, |r, c| (r + 1) as f32 * (c as f32 - 7.5));
+        assert!((rankme(&line) - 1.0).abs() < 1e-3, "{}", rankme(&line));
+        // σ = 3 and 1: p = 3/4, 1/4.
+        let two = Features::new(2, vec![3.0, 0.0, 0.0, 1.0]);
+        let entropy = 0.75f64 * (4.0f64 / 3.0).ln() + 0.25 * 4.0f64.ln();
+        assert!((rankme(&two) - entropy.exp()).abs() < 1e-5);
+        assert!(rankme(&Features::new(1, vec![f32::NAN])).is_nan());
+    }
+
+    #[test]
+    fn spread_is_one_in_all_directions_and_zero_in_one() {
+        let both_ways = features(64, 32, |r, c| if r / 2 == c { 1.0 - 2.0 * (r % 2) as f32 } else { 0.0 });
+        assert!((feature_std(&both_ways) - 1.0).abs() < 1e-9);
+        assert!(feature_std(&features(20, 8, |r, c| (r + 1) as f32 * (c + 1) as f32)) < 1e-6);
+        assert!(feature_std(&Features::new(1, vec![f32::NAN, 1.0])).is_nan());
+        assert_eq!(feature_std(&features(3, 2, |_, _| 0.0)), 0.0);
+    }
+
+    #[test]
+    fn verdicts_say_what_to_do() {
+        let says =
+            |rank, spread, rows, word: &str| verdict(rank, spread, rows, 384).is_some_and(|v| v.contains(word) && v.contains("optim.lr"));
+        assert!(says(1.01, 0.9, 1024, "have collapsed"));
+        assert!(says(200.0, 0.001, 1024, "have collapsed"));
+        assert!(says(5.0, 0.9, 1024, "may be collapsing"));
+        assert!(says(200.0, 0.05, 1024, "may be collapsing"));
+        assert!(says(f64::NAN, 0.9, 4, "not finite"));
+        assert_eq!(verdict(150.0, 0.8, 1024, 384), None);
+        assert_eq!(verdict(1.0, 0.0, 2, 384), None);
+        assert_eq!(verdict(6.0, 0.8, 10, 384), None);
+    }
+}
