@@ -109,6 +109,17 @@ pub struct Common {
     pub json: bool,
 }
 
+impl Common {
+    /// Says where it computes; logs go to standard error.
+    pub fn announce(&self) {
+        let device = match self.device {
+            Device::Auto => "the CPU, the one device there is so far",
+            Device::Cpu => "the CPU",
+        };
+        tracing::info!("computing on {device}, {} threads", mimco_engine::cpu::threads::threads());
+    }
+}
+
 /// Which feature of an image.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum Feature {

@@ -10,7 +10,7 @@ pub fn interrupted() -> anyhow::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // In this order: the second signal finds the flag set and ends the process.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, flag.clone()).context("signals cannot be caught")?;
+        signal_hook::flag::register_conditional_shutdown(signal, 1, flag.clone()).context("signals cannot be caught")?;
         signal_hook::flag::register(signal, flag.clone()).context("signals cannot be caught")?;
     }
     Ok(flag)

@@ -258,8 +258,12 @@ fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset
             Split::Test => is_test(&name),
         }
     };
-    let cifar: Vec<PathBuf> =
-        names.iter().filter(|p| file_name(p).ends_with(".bin") && file_name(p).contains("batch")).filter(|p| wanted(p)).cloned().collect();
+    let cifar: Vec<PathBuf> = names
+        .iter()
+        .filter(|p| file_name(p).ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|name| file_name(p).starts_with(name)))
+        .filter(|p| wanted(p))
+        .cloned()
+        .collect();
     let packed = if !cifar.is_empty() {
         let mut packed = formats::read_cifar(&cifar)?;
         if !labels {
@@ -372,7 +376,7 @@ mod tests {
         let labelled = |name: &str| Dataset::labelled(&folder.path().join(name)).unwrap();
         let few = labelled("few").with_classes(train.classes()).unwrap();
         assert_eq!((few.label(0), few.classes()), (Some(1), train.classes()));
-        assert!(labelled("odd").with_classes(train.classes()).unwrap_err().to_string().contains("`z`"));
+        assert!(labelled("odd").with_classes(train.classes()).err().unwrap().to_string().contains("`z`"));
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The demo: both stages on real images that come with the binary, then what the features are worth.
 
-use crate::evaluation::features::{FeatureKind, Features, extract, labels_of, pixels};
+use crate::evaluation::features::{Features, extract, labels_of, pixels};
 use crate::evaluation::{knn::knn_top1, linear::linear_top1};
 use crate::interop::backbone::{self, BackboneOverrides};
-use crate::models::vit::Vit;
+use crate::models::vit::{Start, Vit};
 use crate::report::{DemoReport, Row, write_demo};
 use crate::settings::{Config, Plan};
 use crate::training::{Images, Outcome, Run, Summary, pretrain};
@@ -128,12 +128,13 @@ fn measure(config: &Config, stages: &[Summary], images: &Images) -> Result<Vec<R
         })
     };
     let of = |vit: &Vit, parameters: &Parameters| {
-        Ok::<_, Error>([extract(vit, parameters, train, FeatureKind::Class)?, extract(vit, parameters, test, FeatureKind::Class)?])
+        let kind = config.feature_kind();
+        Ok::<_, Error>([extract(vit, parameters, train, kind)?, extract(vit, parameters, test, kind)?])
     };
     let size = config.model.image_size as u32;
     let mut parameters = Parameters::new();
     let random = Vit::declare(&config.vit(), &mut parameters, "");
-    random.initialise(&mut parameters, config.seed);
+    random.initialise(&mut parameters, Start::Normal, config.seed);
     let mut rows = vec![
         row("pixels", "raw pixels", 0, 0.0, [pixels(train, size)?, pixels(test, size)?])?,
         row("random", "random network", 0, 0.0, of(&random, &parameters)?)?,

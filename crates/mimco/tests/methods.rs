@@ -6,7 +6,7 @@ use mimco::methods::mask::MaskGenerator;
 use mimco::methods::mimco::{Backbone, Mimco, Places};
 use mimco::methods::moco_v3::MocoV3;
 use mimco::methods::{Clock, Method};
-use mimco::models::vit::{Forward, Position, Vit, VitConfig};
+use mimco::models::vit::{Forward, Position, Start, Vit, VitConfig};
 use mimco::settings::{self, Config, ImageLoss, MethodName, PatchCandidates, PatchLoss, Pooling, TeacherNorm};
 use mimco_engine::{Parameters, Tape, Tensor};
 use std::path::Path;
@@ -219,7 +219,7 @@ fn plain_info_nce(queries: &[Vec<f64>], keys: &[Vec<f64>], positive: impl Fn(usi
 fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     let shape = vit(16, 2, 2, Position::Sincos, IMAGENET);
     let mut teacher = backbone(&shape, |_| {});
-    teacher.vit.initialise(&mut teacher.parameters, 3);
+    teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 3);
     let settings = settings::Mimco { student_init: settings::StudentInit::Teacher, ..Default::default() };
     let mask = MaskGenerator::new(4, 1, 0.0);
     let mut method = Mimco::new(&Config::defaults(MethodName::Mimco), &shape, &settings, mask, teacher.clone(), 100).unwrap();
@@ -272,7 +272,7 @@ fn losses_begin_at_the_logarithm_of_the_candidates() {
     let mask = MaskGenerator::new(8, 2, 0.6);
     for (patch_loss, candidates) in [(PatchLoss::ImageNegatives, mask.hidden()), (PatchLoss::BatchNegatives, BATCH * mask.hidden())] {
         let mut teacher = backbone(&shape, |_| {});
-        teacher.vit.initialise(&mut teacher.parameters, 11);
+        teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 11);
         let settings = settings::Mimco { patch_loss, ..Default::default() };
         let mut method = Mimco::new(&config, &shape, &settings, mask, teacher, 1000).unwrap();
         let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();

@@ -7,6 +7,7 @@ use mimco::settings::{Plan, Teacher};
 use std::path::Path;
 
 pub fn run(args: Demo) -> anyhow::Result<Done> {
+    args.common.announce();
     let plan = Plan::resolve(Some("demo"), &args.settings, Teacher::Trained)?;
     let request = DemoRequest { plan, out: args.out, overwrite: args.overwrite, interrupted: signals::interrupted()? };
     let Some(summary) = run_demo(&request)? else { return Ok(Done::Interrupted) };

@@ -14,6 +14,7 @@ pub fn run(args: Pretrain) -> anyhow::Result<Done> {
         return Ok(Done::Complete);
     }
     let (Some(data), Some(out)) = (args.data, args.out) else { return Err(anyhow!("--data and --out are needed")) };
+    args.common.announce();
     let interrupted = signals::interrupted()?;
     let images = open_images(&data, args.val.as_deref(), plan.main.data.max_pixels)?;
     let run = Run { plan, teacher: args.teacher, init: args.init, out: out.clone(), overwrite: args.overwrite, interrupted };

@@ -1,17 +1,20 @@
 //! A backbone on disk: safetensors with timm's names, and in its metadata what shapes do not tell.
 
 use super::safetensors::{self, Tensor};
-use crate::Error;
 use crate::evaluation::features::FeatureKind;
 use crate::methods::mimco::Backbone;
 use crate::models::vit::{Position, Vit, VitConfig};
+use crate::settings::Config;
+use crate::{Error, files};
 use mimco_engine::Parameters;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
 
 /// The metadata key that holds [`Info`] as JSON.
-const KEY: &str = "mimco";
+pub(crate) const KEY: &str = "mimco";
+/// What may stand before the names: a checkpoint's parameters, and MoCo v3's encoder among them.
+const PREFIXES: [&str; 2] = ["parameter.base_encoder.", "parameter."];
 const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
@@ -41,6 +44,25 @@ pub struct BackboneOverrides {
     pub mean: Option<[f32; 3]>,
     /// Deviation of the channels.
     pub std: Option<[f32; 3]>,
+}
+
+impl Info {
+    /// What a run's backbone is.
+    pub fn of(config: &Config, vit: &Vit, steps: u64) -> Info {
+        Info {
+            model: vit.config.clone(),
+            architecture: vit.config.name(),
+            method: config.method.to_string(),
+            seed: config.seed,
+            steps,
+            pooling: config.feature_kind(),
+        }
+    }
+
+    /// As one line, for a file's metadata.
+    pub(crate) fn to_json(&self, path: &Path) -> Result<String, Error> {
+        serde_json::to_string(self).map_err(|e| Error::file(path, e))
+    }
 }
 
 impl BackboneOverrides {
@@ -79,13 +101,12 @@ pub fn save(path: &Path, vit: &Vit, parameters: &Parameters, info: &Info) -> Res
         .filter(|e| wanted.iter().any(|(name, _)| name == names[e.name.as_str()]))
         .map(|e| (names[e.name.as_str()].to_string(), e.shape.clone(), &parameters.flat()[e.range.clone()]))
         .collect();
-    let json = |pretty: bool| {
-        let text = if pretty { serde_json::to_string_pretty(info) } else { serde_json::to_string(info) };
-        text.map_err(|e| Error::file(path, e))
-    };
-    let metadata = BTreeMap::from([(KEY.to_string(), json(false)?), ("format".to_string(), "pt".to_string())]);
+    let metadata = BTreeMap::from([(KEY.to_string(), info.to_json(path)?), ("format".to_string(), "pt".to_string())]);
     safetensors::write_f32(path, &tensors, &metadata)?;
-    crate::files::write_atomically(&path.with_file_name("config.json"), (json(true)? + "\n").as_bytes())
+    let readable = serde_json::to_string_pretty(info).map_err(|e| Error::file(path, e))?
+        + "
+";
+    files::write_atomically(&path.with_file_name("config.json"), readable.as_bytes())
 }
 
 fn strip(name: &str) -> &str {
@@ -99,13 +120,16 @@ fn names_of(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
     parameters.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect()
 }
 
-/// Reads a backbone: this project's, or any file with timm's names (taken as timm's: width / 64 heads and ImageNet's mean and
+/// Reads a backbone: this project's export or checkpoint, or any file with timm's names (taken as timm's: width / 64 heads and ImageNet's mean and
 /// deviation, with a warning, unless overridden).
 ///
 /// # Errors
 /// A file that is missing, not safetensors, or not a ViT; the first key that is missing or misshapen.
 pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<(Backbone, Option<Info>), Error> {
-    let file = safetensors::read(path)?;
+    let mut file = safetensors::read(path)?;
+    if let Some(prefix) = PREFIXES.iter().find(|prefix| file.tensors.contains_key(&format!("{prefix}cls_token"))) {
+        file.tensors = file.tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t))).collect();
+    }
     let info = match file.metadata.get(KEY) {
         Some(json) => {
             let info: Info = serde_json::from_str(json)
@@ -145,7 +169,7 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<(Backbone, Opt
 /// Sizes from the shapes of timm's keys.
 fn guess(path: &Path, tensors: &BTreeMap<String, Tensor>, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
     let shape = |name: &str| tensors.get(name).map(|t| t.shape.as_slice());
-    let not = |what: &str| Error::file(path, format!("{what}; it is not a ViT backbone with timm's names, export or convert it first"));
+    let not = |what: &str| Error::file(path, format!("{what}; it is not a ViT backbone with timm's names"));
     let Some(&[width, 3, patch, patch2]) = shape("patch_embed.proj.weight") else {
         return Err(not("has no `patch_embed.proj.weight` of [width, 3, patch, patch]"));
     };

@@ -1,13 +1,13 @@
 //! MimCo (Zhou et al. 2022): a student that sees the masked image reconstructs a frozen contrastive teacher's features of the whole
 //! one, patch by patch and as a whole image, both by contrastive losses.
 //!
-//! The paper's abstract fixes the two stages, the frozen teacher and the two losses; what it leaves open are settings here.
+//! The paper's abstract fixes the two stages, the pre-trained contrastive teacher and the two losses; what it leaves open are settings here.
 
 use super::mask::MaskGenerator;
 use super::{Clock, Figures, Method, StateArray, copy_named};
 use crate::Error;
 use crate::models::heads::LightHead;
-use crate::models::vit::{Forward, Vit, VitConfig};
+use crate::models::vit::{Forward, Start, Vit, VitConfig};
 use crate::settings::{Config, HeadKind, ImageLoss, Mimco as Settings, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
 use mimco_data::augment::MimAugment;
 use mimco_data::loader::{Batch, Pipeline};
@@ -93,7 +93,7 @@ impl Mimco {
         };
         let patch_head = LightHead::declare(&mut parameters, "patch_head", &widths);
         let image_head = LightHead::declare(&mut parameters, "image_head", &widths);
-        student.initialise(&mut parameters, config.seed);
+        student.initialise(&mut parameters, Start::Normal, config.seed);
         crate::models::initialise::truncated_normal(parameters.get_mut(mask_token), 0.02, &mut keyed(config.seed, Purpose::Init, 3, 0));
         patch_head.initialise(&mut parameters, config.seed, 0);
         image_head.initialise(&mut parameters, config.seed, 1);

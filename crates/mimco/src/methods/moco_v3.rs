@@ -2,7 +2,7 @@
 
 use super::{Clock, Figures, Method, StateArray, copy_named};
 use crate::models::heads::BatchNormMlp;
-use crate::models::vit::{Forward, Vit, VitConfig};
+use crate::models::vit::{Forward, Start, Vit, VitConfig};
 use crate::settings::{Config, MocoV3 as Settings};
 use crate::training::schedule::moco_momentum;
 use mimco_data::augment::MocoAugment;
@@ -59,7 +59,7 @@ impl MocoV3 {
         let mut parameters = Parameters::new();
         let (encoder, projector) = declare(&mut parameters);
         let predictor = BatchNormMlp::declare(&mut parameters, "predictor", &wide(settings.predictor_layers, settings.out));
-        encoder.initialise(&mut parameters, config.seed);
+        encoder.initialise(&mut parameters, Start::Xavier, config.seed);
         projector.initialise(&mut parameters, config.seed, 0);
         predictor.initialise(&mut parameters, config.seed, 1);
         if settings.freeze_patch_embed {

@@ -1,7 +1,7 @@
 //! The vision transformer of Dosovitskiy et al. (2021) with pre-norm blocks, as timm names its parts.
 
 use super::arch::Arch;
-use super::initialise::{truncated_normal, xavier_uniform};
+use super::initialise::{linear_uniform, truncated_normal, xavier_uniform};
 use mimco_data::random::{Purpose, keyed, unit};
 use mimco_engine::ops::{Activation, DropPath, Masked};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
@@ -20,6 +20,15 @@ pub enum Position {
     Learned,
     /// Fixed two-dimensional sines and cosines, the class token's row zero.
     Sincos,
+}
+
+/// How random weights begin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// Xavier uniform, q, k and v each on its own: MoCo v3's.
+    Xavier,
+    /// Normal of deviation 0.02, cut at two deviations: timm's and SimMIM's.
+    Normal,
 }
 
 /// All that fixes a vision transformer's shapes and meaning.
@@ -154,23 +163,31 @@ impl Vit {
         Vit { config: config.clone(), patch_weight, patch_bias, class, positions, blocks, norm }
     }
 
-    /// Random weights: Xavier uniform for matrices (q, k and v each on its own), zeros for biases, ones for norms, as MoCo v3 and MAE begin.
-    pub fn initialise(&self, parameters: &mut Parameters, seed: u64) {
+    /// Random weights; zeros for biases, ones for norms.
+    pub fn initialise(&self, parameters: &mut Parameters, start: Start, seed: u64) {
         let (d, mlp) = (self.config.width, self.config.mlp);
         let rng = &mut keyed(seed, Purpose::Init, 0, 0);
-        xavier_uniform(parameters.get_mut(self.patch_weight), CHANNELS * self.config.patch * self.config.patch, d, rng);
-        truncated_normal(parameters.get_mut(self.class), 1e-6, rng);
+        let columns = CHANNELS * self.config.patch * self.config.patch;
+        let matrix = |values: &mut [f32], inputs, outputs, rng: &mut _| match start {
+            Start::Xavier => xavier_uniform(values, inputs, outputs, rng),
+            Start::Normal => truncated_normal(values, 0.02, rng),
+        };
+        match start {
+            Start::Xavier => xavier_uniform(parameters.get_mut(self.patch_weight), columns, d, rng),
+            Start::Normal => linear_uniform(parameters.get_mut(self.patch_weight), columns, rng), // as PyTorch begins a convolution
+        }
+        truncated_normal(parameters.get_mut(self.class), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
         match self.config.position {
             Position::Learned => truncated_normal(parameters.get_mut(self.positions), 0.02, rng),
             Position::Sincos => sincos_positions(parameters.get_mut(self.positions), self.config.grid(), d),
         }
         for block in &self.blocks {
             for third in parameters.get_mut(block.qkv.weight).chunks_exact_mut(d * d) {
-                xavier_uniform(third, d, d, rng);
+                matrix(third, d, d, rng);
             }
-            xavier_uniform(parameters.get_mut(block.proj.weight), d, d, rng);
-            xavier_uniform(parameters.get_mut(block.fc1.weight), d, mlp, rng);
-            xavier_uniform(parameters.get_mut(block.fc2.weight), mlp, d, rng);
+            matrix(parameters.get_mut(block.proj.weight), d, d, rng);
+            matrix(parameters.get_mut(block.fc1.weight), d, mlp, rng);
+            matrix(parameters.get_mut(block.fc2.weight), mlp, d, rng);
             parameters.get_mut(block.norm1.weight).fill(1.0);
             parameters.get_mut(block.norm2.weight).fill(1.0);
         }

@@ -5,6 +5,7 @@ mod plan;
 mod values;
 
 use crate::Error;
+use crate::evaluation::features::FeatureKind;
 pub use crate::models::arch::Arch;
 use crate::models::vit::{Position, VitConfig};
 pub use method::{HeadKind, ImageLoss, Mask, Mimco, MocoV3, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
@@ -214,7 +215,7 @@ impl Config {
     /// In words, where `self` would train something else than `old` did.
     pub fn differences(&self, old: &Config) -> Vec<String> {
         // These change how a run goes about it, not what comes out.
-        const HARMLESS: [&str; 2] = ["data.workers", "train.checkpoint_steps"];
+        const HARMLESS: [&str; 4] = ["data.workers", "data.max_broken", "train.checkpoint_steps", "train.recompute"];
         let (new, old) = (plan::flatten(self), plan::flatten(old));
         let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
         keys.filter(|key| !HARMLESS.contains(&key.as_str()) && new.get(*key) != old.get(*key))
@@ -257,6 +258,14 @@ impl Config {
             blur: own.blur,
             blur_sigma: own.blur_sigma,
             solarize: own.solarize,
+        }
+    }
+
+    /// The feature that the method trains.
+    pub fn feature_kind(&self) -> FeatureKind {
+        match &self.mimco {
+            Some(own) if own.pooling == Pooling::Mean => FeatureKind::Mean,
+            _ => FeatureKind::Class,
         }
     }
 

@@ -3,6 +3,7 @@
 
 use super::{Config, MethodName, one_line};
 use crate::Error;
+use crate::interop::backbone::BackboneOverrides;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use toml::{Table, Value};
@@ -19,6 +20,8 @@ pub const RECIPES: [(&str, &str); 7] = [
 ];
 /// What runs where no recipe is named.
 const DEFAULT_RECIPE: &str = "mimco_photos";
+/// What stands before a setting of the teacher's stage.
+const TEACHER: &str = "teacher.";
 
 /// Where a stage-2 run's teacher comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,12 +41,16 @@ pub struct Plan {
     /// The teacher's stage, before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<Config>,
+    /// What a given teacher's file does not say, or says wrongly.
+    #[serde(skip)]
+    pub given_teacher: BackboneOverrides,
 }
 
 impl Plan {
     /// Resolves a recipe (a built-in name or a file; none is the photos') with settings over it.
     ///
-    /// A setting goes to every stage that has it; `teacher.KEY=VALUE` to the teacher's stage alone, and wins.
+    /// A setting goes to every stage that has it; `teacher.KEY=VALUE` to the teacher's stage alone, and wins. Of a given teacher,
+    /// `teacher.model.heads`, `teacher.data.mean` and `teacher.data.std` say what its file does not.
     ///
     /// # Errors
     /// A recipe that is not there, an unknown key, a value that cannot be.
@@ -64,16 +71,23 @@ impl Plan {
         }
         let mut stages = vec![("", main)];
         if wants_teacher && teacher == Teacher::Trained {
-            stages.push(("teacher.", teacher_stage(teacher_table, &stages[0].1, name)?));
+            stages.push((TEACHER, teacher_stage(teacher_table, &stages[0].1, name)?));
         }
-        apply(&mut stages, settings)?;
+        let mut given_teacher = BackboneOverrides::default();
+        let mut settings = settings.to_vec();
+        if teacher == Teacher::Given {
+            let of_teacher: Vec<String> = settings.extract_if(.., |s| s.starts_with(TEACHER)).collect();
+            let inner: Vec<String> = of_teacher.iter().map(|s| s.trim_start_matches(TEACHER).to_string()).collect();
+            given_teacher = BackboneOverrides::from_settings(&inner).map_err(|e| Error::Setting(format!("{TEACHER}{e}")))?;
+        }
+        apply(&mut stages, &settings)?;
         let mut configs = stages.into_iter().map(|(prefix, table)| {
             let config: Config = table.try_into().map_err(|e: toml::de::Error| Error::Setting(one_line(&e.to_string())))?;
             config.check().map_err(|e| Error::Setting(format!("{prefix}{e}")))?;
             Ok::<Config, Error>(config)
         });
         let main = configs.next().unwrap_or_else(|| Err(Error::Setting("a run needs a stage".into())))?;
-        Ok(Plan { main, teacher: configs.next().transpose()? })
+        Ok(Plan { main, teacher: configs.next().transpose()?, given_teacher })
     }
 
     /// The resolved settings of all stages, for `--print-config`; a recipe that gives the same.
@@ -134,7 +148,7 @@ fn teacher_stage(mut over: Table, main: &Table, recipe: &str) -> Result<Table, E
 
 /// Settings `key=value` over the stages.
 fn apply(stages: &mut [(&str, Table)], settings: &[String]) -> Result<(), Error> {
-    let (for_teacher, for_all): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with("teacher."));
+    let (for_teacher, for_all): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with(TEACHER));
     for setting in for_all {
         let (key, value) = split(setting)?;
         if key == "method" {
@@ -156,9 +170,9 @@ fn apply(stages: &mut [(&str, Table)], settings: &[String]) -> Result<(), Error>
         let (key, value) = split(setting)?;
         let (_, table) = stages
             .iter_mut()
-            .find(|(prefix, _)| *prefix == "teacher.")
+            .find(|(prefix, _)| *prefix == TEACHER)
             .ok_or_else(|| Error::Setting(format!("{key}: this run trains no teacher; leave it out")))?;
-        set(table, key.trim_start_matches("teacher."), value, "teacher.")?;
+        set(table, key.trim_start_matches(TEACHER), value, TEACHER)?;
     }
     Ok(())
 }
@@ -201,7 +215,7 @@ fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, prefix: &str) ->
 }
 
 fn teacher_of(prefix: &str) -> &str {
-    if prefix.ends_with("teacher.") { "teacher." } else { "" }
+    if prefix.ends_with(TEACHER) { TEACHER } else { "" }
 }
 
 /// The likeliest of the known names: by its last part where that alone was given, else by the fewest edits.
@@ -322,6 +336,8 @@ mod tests {
         let given = Plan::resolve(Some("moco_v3_cifar"), &[], Teacher::Given).unwrap_err().to_string();
         assert!(given.contains("--teacher"), "{given}");
         let stage2 = Plan::resolve(Some("mimco_cifar"), &["teacher.train.epochs=1".into()], Teacher::Given).unwrap_err().to_string();
-        assert!(stage2.contains("trains no teacher"), "{stage2}");
+        assert!(stage2.contains("teacher.train.epochs=1: unknown setting"), "{stage2}");
+        let heads = Plan::resolve(None, &["teacher.model.heads=12".into()], Teacher::Given).unwrap();
+        assert_eq!((heads.given_teacher.heads, heads.main.model.heads), (Some(12), Auto::Auto));
     }
 }

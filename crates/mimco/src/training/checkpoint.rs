@@ -1,8 +1,10 @@
 //! Checkpoints: all that a run needs to go on as if nothing had happened, in one safetensors file, written whole or not at all.
 
 use crate::Error;
+use crate::interop::backbone::{self, Info};
 use crate::interop::safetensors;
 use crate::methods::Method;
+use crate::settings::Config;
 use mimco_engine::optim::Optimizer;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -37,8 +39,11 @@ pub struct Progress {
     pub finished: bool,
 }
 
-/// Writes a checkpoint: parameters, optimizer, the method's state, and `progress`.
-pub fn save(path: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
+/// Writes a checkpoint: parameters, optimizer, the method's state, `progress`, and what its backbone is, so that it can be evaluated too.
+///
+/// # Errors
+/// Where it cannot be written; the checkpoint before it stays.
+pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let parameters = method.parameters();
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
     let flats =
@@ -51,7 +56,8 @@ pub fn save(path: &Path, method: &dyn Method, optimizer: &Optimizer, progress: &
     let state = method.state();
     tensors.extend(state.iter().map(|a| (format!("state.{}", a.name), a.shape.clone(), &a.data[..])));
     let json = serde_json::to_string(progress).map_err(|e| Error::file(path, e))?;
-    safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json)]))
+    let info = Info::of(config, method.backbone().0, progress.optimizer_steps).to_json(path)?;
+    safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json), (backbone::KEY.to_string(), info)]))
 }
 
 /// Reads where a checkpoint stands, without its arrays.

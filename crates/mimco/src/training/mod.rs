@@ -10,13 +10,13 @@ mod train;
 pub mod watch;
 
 use crate::Error;
-use crate::interop::backbone::{self, BackboneOverrides};
+use crate::interop::backbone;
 use crate::methods::mimco::check_teacher;
-use crate::settings::Plan;
+use crate::settings::{Config, Plan};
 use mimco_data::Dataset;
 pub use run_folder::RunFolder;
 use serde::Serialize;
-use stage::Stage;
+use stage::{Stage, fit_batch};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -81,9 +81,13 @@ pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
     if run.overwrite {
         RunFolder::clear(&run.out)?;
     }
+    let stages: Vec<(&Config, PathBuf)> =
+        run.plan.teacher.iter().map(|config| (config, run.out.join("teacher"))).chain([(&run.plan.main, run.out.clone())]).collect();
+    for (config, out) in &stages {
+        RunFolder::check(out, &fit_batch(config, images.train.len()).0)?;
+    }
     let mut summaries = Vec::new();
     let mut all_before = true;
-    let stages = run.plan.teacher.iter().map(|config| (config, run.out.join("teacher"))).chain([(&run.plan.main, run.out.clone())]);
     for (config, out) in stages {
         let is_main = out == run.out;
         let teacher = if is_main { summaries.last().map(|s: &Summary| s.backbone.clone()).or(run.teacher.clone()) } else { None };
@@ -91,6 +95,7 @@ pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
             config,
             out,
             teacher,
+            overrides: &run.plan.given_teacher,
             init: run.init.clone().filter(|_| is_main),
             steps_before: summaries.iter().map(|s: &Summary| s.steps).sum(),
             goes_on: all_before && !summaries.is_empty(),
@@ -107,9 +112,7 @@ pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
 fn check_teachers(run: &Run) -> Result<(), Error> {
     let Some(settings) = &run.plan.main.mimco else { return Ok(()) };
     match (&run.teacher, &run.plan.teacher) {
-        (Some(path), _) => {
-            check_teacher(settings, &backbone::load(path, &BackboneOverrides::default())?.0.vit.config, &run.plan.main.vit())
-        }
+        (Some(path), _) => check_teacher(settings, &backbone::load(path, &run.plan.given_teacher)?.0.vit.config, &run.plan.main.vit()),
         (None, Some(config)) => check_teacher(settings, &config.vit(), &run.plan.main.vit()),
         (None, None) => Err(Error::Setting("mimco needs a teacher; give --teacher FILE, or leave it out of the plan to train one".into())),
     }

@@ -24,11 +24,11 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Opens or makes the folder for a run of `config`.
+    /// Whether a run of `config` can begin or go on in a folder; nothing is made.
     ///
     /// # Errors
-    /// Where it holds a run of other settings or other people's files, or another process trains in it.
-    pub fn open(path: &Path, config: &Config) -> Result<RunFolder, Error> {
+    /// Where it holds a run of other settings or other people's files.
+    pub fn check(path: &Path, config: &Config) -> Result<(), Error> {
         if path.exists() && !path.is_dir() {
             return Err(Error::file(path, "is a file, not a folder; give --out another name"));
         }
@@ -49,6 +49,15 @@ impl RunFolder {
                 path.display()
             )));
         }
+        Ok(())
+    }
+
+    /// Opens or makes the folder for a run of `config`.
+    ///
+    /// # Errors
+    /// As [`RunFolder::check`], or where it cannot be made, or another process trains in it.
+    pub fn open(path: &Path, config: &Config) -> Result<RunFolder, Error> {
+        RunFolder::check(path, config)?;
         for path in [path.to_path_buf(), path.join(CHECKPOINTS), path.join(EXPORT)] {
             fs::create_dir_all(&path).map_err(|e| Error::file(&path, format!("cannot be made: {e}; give --out a folder you may write")))?;
         }

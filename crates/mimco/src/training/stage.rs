@@ -7,14 +7,13 @@ use super::run_folder::RunFolder;
 use super::train::{Ended, Training};
 use super::watch::Watch;
 use super::{Images, Summary};
-use crate::evaluation::features::FeatureKind;
 use crate::interop::backbone::{self, BackboneOverrides, Info};
 use crate::methods::Method;
 use crate::methods::mask::MaskGenerator;
-use crate::methods::mimco::Mimco;
+use crate::methods::mimco::{Backbone, Mimco};
 use crate::methods::moco_v3::MocoV3;
 use crate::report::{RunReport, write_run};
-use crate::settings::{Config, OptimizerName, Pooling};
+use crate::settings::{Config, OptimizerName};
 use crate::{Error, files};
 use mimco_data::Dataset;
 use mimco_data::loader::{Loader, LoaderOptions};
@@ -30,6 +29,8 @@ pub(super) struct Stage<'a> {
     pub out: PathBuf,
     /// The frozen teacher, for MimCo.
     pub teacher: Option<PathBuf>,
+    /// What the teacher's file does not say.
+    pub overrides: &'a BackboneOverrides,
     /// Weights to begin from.
     pub init: Option<PathBuf>,
     /// Updates of the stage before.
@@ -43,8 +44,7 @@ pub(super) struct Stage<'a> {
 impl Stage<'_> {
     /// Runs the stage to its end, or takes it up where it stopped: its summary, and whether all had been done before; `None` after a signal.
     pub fn run(&self, images: &Images) -> Result<Option<(Summary, bool)>, Error> {
-        let mut config = self.config.clone();
-        let said_batch = fit_batch(&mut config, images.train.len());
+        let (config, said_batch) = fit_batch(self.config, images.train.len());
         let (mut method, identity) = self.method(&config, images)?;
         let folder = RunFolder::open(&self.out, &config)?;
         let begun = folder.last().exists();
@@ -77,7 +77,7 @@ impl Stage<'_> {
             max_broken: config.data.max_broken,
         };
         let loader = Loader::new(images.train.clone(), method.pipeline(), options);
-        let watch = Watch::new(&config, &images.train, images.val.as_ref(), feature_kind(&config));
+        let watch = Watch::new(&config, &images.train, images.val.as_ref(), config.feature_kind());
         let training = Training {
             config: &config,
             folder: &folder,
@@ -107,10 +107,10 @@ impl Stage<'_> {
     /// What is to be trained, and digests of settings, images and teacher that tell the run apart from another.
     fn method(&self, config: &Config, images: &Images) -> Result<(Box<dyn Method>, String), Error> {
         let teacher = match (&config.mimco, &self.teacher) {
-            (Some(_), Some(path)) => Some(backbone::load(path, &BackboneOverrides::default())?.0),
+            (Some(_), Some(path)) => Some(backbone::load(path, self.overrides)?.0),
             _ => None,
         };
-        let identity = identity(config, images, teacher.as_ref().map(|t| t.parameters.flat()));
+        let identity = identity(config, images, teacher.as_ref());
         let vit = config.vit();
         let method: Box<dyn Method> = match (&config.moco_v3, &config.mimco, &config.mask, teacher) {
             (_, Some(settings), Some(mask), Some(teacher)) => {
@@ -134,14 +134,7 @@ fn finish(
     seconds: f64,
 ) -> Result<Summary, Error> {
     let (vit, parameters) = method.backbone();
-    let info = Info {
-        model: vit.config.clone(),
-        architecture: vit.config.name(),
-        method: config.method.to_string(),
-        seed: config.seed,
-        steps: progress.optimizer_steps,
-        pooling: feature_kind(config),
-    };
+    let info = Info::of(config, vit, progress.optimizer_steps);
     backbone::save(&folder.backbone(), vit, parameters, &info)?;
     progress.finished = true;
     let summary = summary(config, folder, &progress, seconds);
@@ -156,7 +149,7 @@ fn finish(
     let title = format!("{}: a run of mimco", config.method);
     let report = RunReport { title: &title, facts: &facts, metrics: &folder.metrics(), config: &config.to_toml(), notes: &[] };
     write_run(&folder.report(), &report)?;
-    checkpoint::save(&folder.last(), method, optimizer, &progress)?;
+    checkpoint::save(&folder.last(), config, method, optimizer, &progress)?;
     Ok(summary)
 }
 
@@ -167,25 +160,20 @@ fn rule(config: &Config) -> Rule {
     }
 }
 
-/// A set smaller than a batch trains with the batch reduced; says so.
-fn fit_batch(config: &mut Config, images: usize) -> Option<String> {
-    let asked = config.train.batch_size;
-    if images >= asked * config.train.accumulate {
-        return None;
+/// The settings for a set of this size: one smaller than an update's images trains with the batch reduced, which is said.
+pub(super) fn fit_batch(config: &Config, images: usize) -> (Config, Option<String>) {
+    let mut config = config.clone();
+    let asked = config.images_per_update();
+    if images >= asked {
+        return (config, None);
     }
     config.train.accumulate = config.train.accumulate.min(images / 2).max(1);
-    config.train.batch_size = asked.min(images / config.train.accumulate);
-    Some(format!(
+    config.train.batch_size = config.train.batch_size.min(images / config.train.accumulate);
+    let said = format!(
         "{images} images are fewer than a batch of {asked}: training with batches of {} (few negatives; more images serve better)",
         config.train.batch_size
-    ))
-}
-
-fn feature_kind(config: &Config) -> FeatureKind {
-    match &config.mimco {
-        Some(settings) if settings.pooling == Pooling::Mean => FeatureKind::Mean,
-        _ => FeatureKind::Class,
-    }
+    );
+    (config, Some(said))
 }
 
 /// The opening line: what trains on what, with the learning rate as scaled.
@@ -238,11 +226,14 @@ fn summary(config: &Config, folder: &RunFolder, progress: &Progress, seconds: f6
 }
 
 /// Tells a run apart from one on other images or with another teacher.
-fn identity(config: &Config, images: &Images, teacher: Option<&[f32]>) -> String {
+fn identity(config: &Config, images: &Images, teacher: Option<&Backbone>) -> String {
     let val = images.val.as_ref().map_or(0, Dataset::digest);
-    let teacher = teacher
-        .map_or(0, |weights| weights.iter().fold(0u64, |h, w| (h ^ w.to_bits() as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(5)));
-    format!("{:016x}-{val:016x}-{teacher:016x}-{}", images.train.digest(), config.seed)
+    let teacher = teacher.map_or(String::new(), |teacher| {
+        let mix = |hash: u64, weight: &f32| (hash ^ weight.to_bits() as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+        let vit = &teacher.vit.config;
+        format!("{:016x} {} {:?} {:?}", teacher.parameters.flat().iter().fold(0, mix), vit.name(), vit.mean, vit.std)
+    });
+    format!("{:016x}-{val:016x}-{}-{teacher}", images.train.digest(), config.seed)
 }
 
 /// What the run ran on, for `environment.json`.

@@ -167,7 +167,7 @@ impl Training<'_> {
             if progress.skipped_in_a_row >= self.config.train.max_bad_steps {
                 return Err(Error::Training(format!(
                     "{} steps in a row had a loss or gradient that was not finite; the last good checkpoint is intact in {}; lower optim.lr \
-                     or set optim.clip, and begin anew with --init or --overwrite",
+                     or set optim.clip, and begin anew in another --out, with --init and that checkpoint, or with --overwrite",
                     progress.skipped_in_a_row,
                     self.folder.checkpoints().display()
                 )));
@@ -226,7 +226,7 @@ impl Training<'_> {
         }
         metrics.flush()?;
         progress.metrics = metrics.position();
-        checkpoint::save(path, &*self.method, &self.optimizer, progress)
+        checkpoint::save(path, self.config, &*self.method, &self.optimizer, progress)
     }
 }
 
