@@ -108,11 +108,13 @@ pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: Feat
         filled.copy_from_slice(views);
         rest.fill(0.0);
         let mut tape = Tape::inference(parameters);
-        let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [group · (1 + patches), width]
         let features = match kind {
-            FeatureKind::Class => tape.select_rows(&tokens, &class_rows),
-            FeatureKind::Mean => tape.mean_tokens(&tokens, &offsets),
-        };
+            FeatureKind::Class => vit.forward(&mut tape, &images, &Forward { rows: Some(class_rows.clone()), ..Forward::default() }),
+            FeatureKind::Mean => {
+                let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [group · (1 + patches), width]
+                tape.mean_tokens(&tokens, &offsets)
+            }
+        }; // [group, width]
         let rows = views.len() / (3 * size * size).max(1);
         data.extend_from_slice(&features.value.data()[..rows * width]);
     })?;
@@ -123,7 +125,7 @@ pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: Feat
 fn group_size(vit: &Vit) -> usize {
     let (patches, width) = (vit.config.patches(), vit.config.width);
     let most = (TOKENS / (patches + 1)).clamp(1, 64);
-    (2..=most).rev().find(|images| alike(images * patches, width) && alike(images * (patches + 1), width)).unwrap_or(1)
+    (2..=most).rev().find(|images| [1, patches, patches + 1].iter().all(|rows| alike(images * rows, width))).unwrap_or(1)
 }
 
 /// Whether a product of these rows adds in one order everywhere: where it leaves a last block of few rows, it does not, and an image's bits
@@ -225,7 +227,7 @@ mod tests {
     fn a_feature_does_not_depend_on_place_or_company() {
         let (vit, parameters) = model(20, 2);
         let group = group_size(&vit);
-        assert_eq!(group, 20);
+        assert!(group > 1);
         let all = set(group + 7, 3);
         let mut order: Vec<u32> = (0..all.len() as u32).rev().collect();
         order.swap(0, 9);
@@ -234,7 +236,7 @@ mod tests {
             assert_eq!((features.rows(), features.width()), (group + 7, 40));
             assert_ne!(features.row(0), features.row(1));
             let bits = |row: &[f32]| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
-            for chosen in [&order[..], &[23], &[5, 19, 20]] {
+            for chosen in [&order[..], &[13], &[5, 19, 20]] {
                 let some = extract(&vit, &parameters, &all.subset(chosen), kind).unwrap();
                 for (row, &index) in chosen.iter().enumerate() {
                     assert_eq!(bits(some.row(row)), bits(features.row(index as usize)), "image {index} in row {row}");

@@ -59,6 +59,20 @@ impl Places {
     }
 }
 
+/// The tokens that the losses read.
+struct Reads {
+    /// Rows that the student works out; all where there are none.
+    rows: Option<Arc<[usize]>>,
+    /// Where the class tokens are among them, [batch].
+    class: Arc<[usize]>,
+    /// Where the patches asked for are among them, [batch · asked].
+    asked: Arc<[usize]>,
+    /// Rows of the patches asked for among all tokens, the teacher's.
+    targets: Arc<[usize]>,
+    /// Patches asked for, counted without class tokens.
+    places: Vec<usize>,
+}
+
 /// Past image features of the teacher, the oldest replaced first.
 struct Queue {
     capacity: usize,
@@ -125,7 +139,9 @@ impl Mimco {
     pub fn losses(&mut self, images: &Tensor, places: &Places, owners: &[u32], clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
         let targets = self.teacher_features(images);
         let mut tape = Tape::recording(&self.parameters);
+        let reads = self.reads(&places.asked, owners.len());
         let how = Forward {
+            rows: reads.rows.clone(),
             masked: Some(Masked { token: self.mask_token, places: places.hidden.clone() }),
             drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.step)),
             ..self.forward.clone()
@@ -136,14 +152,14 @@ impl Mimco {
         let mut losses: Vec<(Var, f32)> = Vec::new();
         let mut image_target = None;
         if self.settings.patch_loss != PatchLoss::Off {
-            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &places.asked, clock);
+            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &reads, clock);
             let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
             figures.insert("train/loss_patch", (loss.value.item() * factor) as f64);
             figures.extend(wins.map(|wins| ("train/acc_patch", 100.0 * wins as f64)));
             losses.push((loss, factor * self.settings.patch_weight));
         }
         if self.settings.image_loss != ImageLoss::Off {
-            let (loss, wins, alignment, target) = self.image_loss(&mut tape, &tokens, &targets, owners);
+            let (loss, wins, alignment, target) = self.image_loss(&mut tape, &tokens, &targets, &reads, owners);
             image_target = Some(target);
             let factor = self.factor(self.settings.image_temperature);
             figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
@@ -168,17 +184,31 @@ impl Mimco {
         }
     }
 
-    /// Each patch that is asked for against the teacher's patches: of its image, of the batch, or by L1.
-    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, asked: &[bool], clock: Clock) -> (Var, Option<f32>) {
+    /// Which tokens the losses read: all where images are means of them, else the class token of each image and the patches asked for.
+    fn reads(&self, asked: &[bool], batch: usize) -> Reads {
         let patches = self.student.config.patches();
-        let batch = asked.len() / patches;
-        let row = |place: usize| place / patches * (patches + 1) + place % patches + 1;
         let places: Vec<usize> = (0..asked.len()).filter(|&place| asked[place]).collect();
-        let rows: Arc<[usize]> = places.iter().map(|&place| row(place)).collect();
-        let prediction = tape.select_rows(tokens, &rows);
+        let targets: Arc<[usize]> = places.iter().map(|&place| place / patches * (patches + 1) + place % patches + 1).collect();
+        let class = self.student.class_rows(batch);
+        if self.settings.pooling == Pooling::Mean {
+            return Reads { rows: None, class, asked: targets.clone(), targets, places };
+        }
+        let mut rows: Vec<usize> = class.iter().chain(&targets[..]).copied().collect();
+        rows.sort_unstable();
+        let found = |wanted: &[usize]| wanted.iter().map(|&row| rows.partition_point(|&r| r < row)).collect();
+        let (class, asked) = (found(&class), found(&targets));
+        Reads { rows: Some(rows.into()), class, asked, targets, places }
+    }
+
+    /// Each patch that is asked for against the teacher's patches: of its image, of the batch, or by L1.
+    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, reads: &Reads, clock: Clock) -> (Var, Option<f32>) {
+        let patches = self.student.config.patches();
+        let (places, rows) = (&reads.places, &reads.targets);
+        let batch = reads.class.len();
+        let prediction = tape.select_rows(tokens, &reads.asked);
         let prediction = self.patch_head.forward(tape, &prediction); // [batch · asked, teacher's width]
         let width = targets.width();
-        let own = gather(targets, &rows); // [batch · asked, teacher's width]
+        let own = gather(targets, rows); // [batch · asked, teacher's width]
         let temperature = self.settings.patch_temperature;
         let count = places.len() / batch;
         match (self.settings.patch_loss, self.settings.patch_candidates) {
@@ -191,7 +221,7 @@ impl Mimco {
                 (loss, Some(wins))
             }
             (PatchLoss::ImageNegatives, PatchCandidates::All) => {
-                let all: Arc<[usize]> = (0..asked.len()).map(row).collect();
+                let all: Arc<[usize]> = (0..batch * (patches + 1)).filter(|row| row % (patches + 1) > 0).collect();
                 let target: Vec<u32> = places.iter().map(|&place| (place % patches) as u32).collect();
                 let keys = &gather(targets, &all).reshape([batch, patches, width]);
                 let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
@@ -214,11 +244,11 @@ impl Mimco {
     }
 
     /// The whole masked image against the teacher's whole images: of the batch, or of a queue.
-    fn image_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, owners: &[u32]) -> (Var, f32, f64, Tensor) {
+    fn image_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, reads: &Reads, owners: &[u32]) -> (Var, f32, f64, Tensor) {
         let batch = owners.len();
-        let (offsets, class) = (self.student.offsets(batch), self.student.class_rows(batch));
+        let offsets = self.student.offsets(batch);
         let (pooled, target) = match self.settings.pooling {
-            Pooling::Class => (tape.select_rows(tokens, &class), gather(targets, &class)),
+            Pooling::Class => (tape.select_rows(tokens, &reads.class), gather(targets, &self.student.class_rows(batch))),
             Pooling::Mean => {
                 let target = Tape::inference(&self.teacher.parameters).mean_tokens(&Var::constant(targets.clone()), &offsets);
                 (tape.mean_tokens(tokens, &offsets), target.value)

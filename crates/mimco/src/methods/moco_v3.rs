@@ -129,9 +129,10 @@ impl MocoV3 {
     }
 }
 
+/// The class tokens, [batch, width]; the other tokens' last steps, which nothing reads, are left out.
 fn class_tokens(encoder: &Vit, tape: &mut Tape<'_>, images: &Tensor, how: &Forward) -> Var {
-    let tokens = encoder.forward(tape, images, how);
-    tape.select_rows(&tokens, &encoder.class_rows(images.dims()[0])) // [batch, width]
+    let rows = Some(encoder.class_rows(images.dims()[0]));
+    encoder.forward(tape, images, &Forward { rows, ..how.clone() })
 }
 
 impl Method for MocoV3 {

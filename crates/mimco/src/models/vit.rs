@@ -127,6 +127,8 @@ pub struct Forward {
     pub drop_path: Option<(f32, u64, u64)>,
     /// Blocks to run; all unless told.
     pub blocks: Option<usize>,
+    /// Token rows of the result, in rising order; all unless told. The last block works out these alone once its attention is done.
+    pub rows: Option<Arc<[usize]>>,
     /// Keep each block's input alone and run it once more in the backward pass.
     pub recompute: bool,
 }
@@ -211,7 +213,8 @@ impl Vit {
         self.offsets(batch)[..batch].into()
     }
 
-    /// Images [batch, 3, size, size] in 0..1 -> tokens after the final norm [batch · (1 + patches), width], class token first.
+    /// Images [batch, 3, size, size] in 0..1 -> tokens after the final norm [batch · (1 + patches), width], class token first; with
+    /// `how.rows` these rows of them.
     pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, how: &Forward) -> Var {
         let batch = images.dims()[0];
         let offsets = self.offsets(batch);
@@ -224,7 +227,8 @@ impl Vit {
                 [0, 1].map(|branch| drop_path(rate, &offsets, seed, step, (2 * i + branch) as u64))
             });
             let (block, offsets, heads) = (*block, offsets.clone(), self.config.heads);
-            let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, &drops);
+            let rows = how.rows.clone().filter(|_| i + 1 == depth);
+            let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, &drops, rows.as_ref());
             x = if how.recompute { tape.recompute(&x, run) } else { run(tape, &x) };
         }
         tape.layer_norm(&x, self.norm.weight, self.norm.bias, NORM_EPS)
@@ -232,19 +236,38 @@ impl Vit {
 }
 
 impl Block {
-    /// x + attention(norm1(x)), then x + mlp(norm2(x)).
-    fn forward(&self, tape: &mut Tape<'_>, x: &Var, offsets: &Arc<[usize]>, heads: usize, drops: &Option<[Option<DropPath>; 2]>) -> Var {
-        let [drop1, drop2] = drops.clone().unwrap_or_default();
+    /// x + attention(norm1(x)), then x + mlp(norm2(x)); of all rows, or of those that are asked for.
+    fn forward(
+        &self,
+        tape: &mut Tape<'_>,
+        x: &Var,
+        offsets: &Arc<[usize]>,
+        heads: usize,
+        drops: &Option<[Option<DropPath>; 2]>,
+        rows: Option<&Arc<[usize]>>,
+    ) -> Var {
+        let [mut drop1, mut drop2] = drops.clone().unwrap_or_default();
         let y = tape.layer_norm(x, self.norm1.weight, self.norm1.bias, NORM_EPS);
         let y = tape.linear(&y, self.qkv.weight, Some(self.qkv.bias), Activation::None);
-        let y = tape.attention(&y, offsets, heads);
+        let mut y = tape.attention(&y, offsets, heads);
+        let mut x = x.clone();
+        if let Some(rows) = rows {
+            (x, y) = (tape.select_rows(&x, rows), tape.select_rows(&y, rows));
+            [drop1, drop2] = [drop1, drop2].map(|drop| drop.map(|drop| among(drop, rows)));
+        }
         let y = tape.linear(&y, self.proj.weight, Some(self.proj.bias), Activation::None);
-        let x = tape.residual(x, &y, drop1);
+        let x = tape.residual(&x, &y, drop1);
         let y = tape.layer_norm(&x, self.norm2.weight, self.norm2.bias, NORM_EPS);
         let y = tape.linear(&y, self.fc1.weight, Some(self.fc1.bias), Activation::Gelu);
         let y = tape.linear(&y, self.fc2.weight, Some(self.fc2.bias), Activation::None);
         tape.residual(&x, &y, drop2)
     }
+}
+
+/// The same scales for some of the rows.
+fn among(drop: DropPath, rows: &[usize]) -> DropPath {
+    let offsets = drop.offsets.iter().map(|&first| rows.partition_point(|&row| row < first)).collect();
+    DropPath { scales: drop.scales, offsets }
 }
 
 /// Each image keeps the branch with probability 1 - rate, scaled to keep the mean.
@@ -273,5 +296,55 @@ fn sincos_positions(positions: &mut [f32], grid: usize, width: usize) {
             row[2 * quarter + i] = ay.sin() as f32;
             row[3 * quarter + i] = ay.cos() as f32;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_rows_are_what_they_are_among_all() {
+        let config = VitConfig {
+            width: 24,
+            depth: 3,
+            heads: 2,
+            mlp: 40,
+            patch: 4,
+            image: 12,
+            position: Position::Learned,
+            mean: [0.5; 3],
+            std: [0.25; 3],
+        };
+        let mut parameters = Parameters::new();
+        let vit = Vit::declare(&config, &mut parameters, "");
+        vit.initialise(&mut parameters, Start::Xavier, 1);
+        let pixels: Vec<f32> = (0..5 * 432).map(|i| (i * 37 % 101) as f32 / 100.0).collect();
+        let images = Tensor::from_slice([5, 3, 12, 12], &pixels);
+        for drop_path in [None, Some((0.9, 1, 2))] {
+            let forward = |rows| {
+                let how = Forward { rows, drop_path, ..Forward::default() };
+                vit.forward(&mut Tape::inference(&parameters), &images, &how).value
+            };
+            let all = forward(None);
+            let rows = [0, 3, 10, 11, 29, 40, 49];
+            let some = forward(Some(rows[..].into()));
+            assert_eq!(some.dims(), [7, 24]);
+            for (some, row) in some.data().chunks_exact(24).zip(rows) {
+                let all = &all.data()[row * 24..][..24];
+                assert!(some.iter().zip(all).all(|(a, b)| (a - b).abs() < 1e-5), "row {row}");
+            }
+        }
+    }
+
+    #[test]
+    fn positions_are_sines_and_cosines_of_both_axes() {
+        let mut positions = vec![9.0; 5 * 8];
+        sincos_positions(&mut positions, 2, 8);
+        assert_eq!(positions[..8], [0.0; 8]);
+        // The patch at row 1, column 0: frequencies 1 and 1/100.
+        let row = &positions[3 * 8..4 * 8];
+        let expected = [0.0, 0.0, 1.0, 1.0, 1f64.sin(), 0.01f64.sin(), 1f64.cos(), 0.01f64.cos()];
+        assert!(row.iter().zip(expected).all(|(a, b)| (*a as f64 - b).abs() < 1e-6), "{row:?}");
     }
 }
