@@ -19,6 +19,21 @@ pub struct Rgb {
     pub pixels: Vec<u8>,
 }
 
+impl Rgb {
+    /// As a PNG file.
+    ///
+    /// # Errors
+    /// Where the sizes are not those of the pixels.
+    pub fn to_png(&self) -> Result<Vec<u8>, DataError> {
+        let error = |what: String| DataError::Image { name: "picture".into(), what };
+        let image = image::RgbImage::from_raw(self.width, self.height, self.pixels.clone())
+            .ok_or_else(|| error("its sizes are not those of its pixels".into()))?;
+        let mut png = Cursor::new(Vec::new());
+        image.write_to(&mut png, image::ImageFormat::Png).map_err(|e| error(e.to_string()))?;
+        Ok(png.into_inner())
+    }
+}
+
 /// Decodes an image file's bytes; `name` is for the error.
 ///
 /// # Errors

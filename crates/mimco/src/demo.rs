@@ -9,8 +9,8 @@ use crate::settings::{Config, Plan};
 use crate::training::{Images, Outcome, Run, Summary, pretrain};
 use crate::{Error, files};
 use flate2::read::GzDecoder;
-use mimco_data::Dataset;
 use mimco_data::formats::{Packed, parse_idx_images, parse_idx_labels};
+use mimco_data::{Dataset, Rgb};
 use mimco_engine::Parameters;
 use serde::{Deserialize, Serialize};
 use std::io::Read;
@@ -77,11 +77,11 @@ pub fn run(request: &DemoRequest) -> Result<Option<DemoSummary>, Error> {
     };
     tracing::info!("measuring what the features are worth on the 2,000 test images");
     let begun = Instant::now();
-    let rows = measure(&request.plan.main, &stages, &images)?;
+    let (rows, pictures) = measure(&request.plan.main, &stages, &images)?;
     let seconds = begun.elapsed().as_secs_f64() + stages.iter().map(|s| s.seconds).sum::<f64>();
     let dataset = format!("Fashion-MNIST, {} training and {} test images", images.train.len(), images.val.as_ref().map_or(0, Dataset::len));
     let summary = DemoSummary { dataset, seconds, rows };
-    report(request, &summary)?;
+    report(request, &summary, &pictures)?;
     let json = serde_json::to_vec_pretty(&summary).map_err(|e| Error::file(&summary_path, e))?;
     files::write_atomically(&summary_path, &json)?;
     Ok(Some(summary))
@@ -108,16 +108,19 @@ fn unpack(gz: &[u8], name: &str) -> Result<Dataset, Error> {
     Ok(Dataset::from_grey(name, packed, CLASSES.map(String::from).to_vec()))
 }
 
-/// A row each for raw pixels, the student's random beginning, the teacher and the student.
-fn measure(config: &Config, stages: &[Summary], images: &Images) -> Result<Vec<Row>, Error> {
+/// A caption and a PNG file.
+type Picture = (String, Vec<u8>);
+
+/// A row each for raw pixels, the student's random beginning, the teacher and the student; and what the student finds alike.
+fn measure(config: &Config, stages: &[Summary], images: &Images) -> Result<(Vec<Row>, Vec<Picture>), Error> {
     let (train, test) = (&images.train, images.val.as_ref().unwrap_or(&images.train));
-    let row = |name: &str, method: &str, epochs: usize, seconds: f64, features: [Features; 2]| {
+    let row = |name: &str, method: &str, epochs: usize, seconds: f64, features: &[Features; 2]| {
         let [a, b] = features;
-        let (la, lb) = (labels_of(train, &a)?, labels_of(test, &b)?);
+        let (la, lb) = (labels_of(train, a)?, labels_of(test, b)?);
         let (k, temperature) = NEIGHBOURS;
         let classes = train.classes().len();
-        let knn = knn_top1(&a, &la, &b, &lb, classes, k, temperature)?;
-        let linear = linear_top1(&a, &la, &b, &lb, classes, config.seed)?.top1;
+        let knn = knn_top1(a, &la, b, &lb, classes, k, temperature)?;
+        let linear = linear_top1(a, &la, b, &lb, classes, config.seed)?.top1;
         Ok::<Row, Error>(Row {
             name: name.into(),
             method: method.into(),
@@ -136,20 +139,58 @@ fn measure(config: &Config, stages: &[Summary], images: &Images) -> Result<Vec<R
     let random = Vit::declare(&config.vit(), &mut parameters, "");
     random.initialise(&mut parameters, Start::Normal, config.seed);
     let mut rows = vec![
-        row("pixels", "raw pixels", 0, 0.0, [pixels(train, size)?, pixels(test, size)?])?,
-        row("random", "random network", 0, 0.0, of(&random, &parameters)?)?,
+        row("pixels", "raw pixels", 0, 0.0, &[pixels(train, size)?, pixels(test, size)?])?,
+        row("random", "random network", 0, 0.0, &of(&random, &parameters)?)?,
     ];
+    let mut pictures = Vec::new();
     for (name, stage) in ["teacher", "student"].into_iter().zip(stages) {
         let (trained, _) = backbone::load(&stage.backbone, &BackboneOverrides::default())?;
-        rows.push(row(name, &stage.method, stage.epochs, stage.seconds, of(&trained.vit, &trained.parameters)?)?);
+        let features = of(&trained.vit, &trained.parameters)?;
+        rows.push(row(name, &stage.method, stage.epochs, stage.seconds, &features)?);
+        if name == "student" {
+            let caption = "Test images (left) and the training images whose features lie nearest by the student.";
+            pictures.push((caption.to_string(), neighbours(train, test, &features)?));
+        }
     }
-    Ok(rows)
+    Ok((rows, pictures))
+}
+
+/// The first test images, and beside each its nearest training images, as a PNG file.
+fn neighbours(train: &Dataset, test: &Dataset, [a, b]: &[Features; 2]) -> Result<Vec<u8>, Error> {
+    const QUERIES: usize = 8;
+    const NEAREST: usize = 7;
+    const CELL: usize = 60; // an image at twice its size, and a margin
+    let mut grid = Rgb { width: ((NEAREST + 1) * CELL + CELL / 4) as u32, height: (QUERIES * CELL) as u32, pixels: Vec::new() };
+    grid.pixels.resize(3 * grid.width as usize * grid.height as usize, 255);
+    let mut put = |image: &Rgb, row: usize, column: usize| {
+        // The query stands a little apart.
+        let left = column * CELL + if column > 0 { CELL / 4 } else { 0 };
+        let (width, height) = (2 * image.width as usize, 2 * image.height as usize);
+        for (y, x) in (0..height.min(CELL)).flat_map(|y| (0..width.min(CELL)).map(move |x| (y, x))) {
+            let from = 3 * (y / 2 * image.width as usize + x / 2);
+            let to = 3 * ((row * CELL + y) * grid.width as usize + left + x);
+            grid.pixels[to..to + 3].copy_from_slice(&image.pixels[from..from + 3]);
+        }
+    };
+    let cosine = |x: &[f32], y: &[f32]| {
+        let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| x * y).sum::<f32>();
+        dot(x, y) / (dot(x, x) * dot(y, y)).sqrt().max(1e-12)
+    };
+    for query in 0..QUERIES.min(b.rows()) {
+        put(&test.load(b.indices()[query] as usize)?, query, 0);
+        let mut near: Vec<(f32, u32)> = (0..a.rows()).map(|row| (cosine(a.row(row), b.row(query)), a.indices()[row])).collect();
+        near.sort_by(|x, y| y.0.total_cmp(&x.0).then(x.1.cmp(&y.1)));
+        for (column, (_, index)) in near.iter().take(NEAREST).enumerate() {
+            put(&train.load(*index as usize)?, query, column + 1);
+        }
+    }
+    Ok(grid.to_png()?)
 }
 
 /// The command for somebody's own images.
 pub const NEXT: &str = "mimco pretrain --data FOLDER_OF_IMAGES --out my-run";
 
-fn report(request: &DemoRequest, summary: &DemoSummary) -> Result<(), Error> {
+fn report(request: &DemoRequest, summary: &DemoSummary, pictures: &[Picture]) -> Result<(), Error> {
     let epochs = |name: &str| summary.rows.iter().find(|row| row.name == name).map_or(0, |row| row.epochs);
     let intro = [
         format!(
@@ -169,7 +210,7 @@ fn report(request: &DemoRequest, summary: &DemoSummary) -> Result<(), Error> {
         ("Stage 1: the teacher (MoCo v3)".to_string(), request.out.join("teacher/metrics.jsonl")),
         ("Stage 2: the student (MimCo)".to_string(), request.out.join("metrics.jsonl")),
     ];
-    let report = DemoReport { title: "mimco demo", intro: &intro, rows: &summary.rows, stages: &stages, pictures: &[], next: NEXT };
+    let report = DemoReport { title: "mimco demo", intro: &intro, rows: &summary.rows, stages: &stages, pictures, next: NEXT };
     write_demo(&request.out.join("report.html"), &report)
 }
 

@@ -4,7 +4,7 @@
 //! The paper's abstract fixes the two stages, the pre-trained contrastive teacher and the two losses; what it leaves open are settings here.
 
 use super::mask::MaskGenerator;
-use super::{Clock, Figures, Method, StateArray, copy_named};
+use super::{Clock, Figures, Find, Method, StateArray, copy_named};
 use crate::Error;
 use crate::models::heads::LightHead;
 use crate::models::vit::{Forward, Start, Vit, VitConfig};
@@ -330,7 +330,7 @@ impl Method for Mimco {
         ]
     }
 
-    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, Error>) -> Result<(), Error> {
+    fn restore(&mut self, find: Find<'_>) -> Result<(), Error> {
         if self.queue.capacity == 0 {
             return Ok(());
         }

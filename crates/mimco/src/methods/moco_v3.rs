@@ -1,6 +1,7 @@
 //! MoCo v3 (Chen, Xie and He 2021): two views of an image find each other among the batch, across a momentum encoder.
 
-use super::{Clock, Figures, Method, StateArray, copy_named};
+use super::{Clock, Figures, Find, Method, StateArray, copy_named};
+use crate::Error;
 use crate::models::heads::BatchNormMlp;
 use crate::models::vit::{Forward, Start, Vit, VitConfig};
 use crate::settings::{Config, MocoV3 as Settings};
@@ -181,7 +182,7 @@ impl Method for MocoV3 {
         momentum.chain(running).collect()
     }
 
-    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, crate::Error>) -> Result<(), crate::Error> {
+    fn restore(&mut self, find: Find<'_>) -> Result<(), Error> {
         for entry in self.momentum_parameters.entries().to_vec() {
             let data = find(&format!("momentum.{}", entry.name), entry.range.len())?;
             self.momentum_parameters.flat_mut()[entry.range].copy_from_slice(&data);

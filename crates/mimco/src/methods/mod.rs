@@ -4,6 +4,7 @@ pub mod mask;
 pub mod mimco;
 pub mod moco_v3;
 
+use crate::Error;
 use crate::models::vit::Vit;
 use mimco_data::loader::{Batch, Pipeline};
 use mimco_engine::Parameters;
@@ -35,6 +36,9 @@ pub struct StateArray {
     pub data: Vec<f32>,
 }
 
+/// Finds an array of a checkpoint by its name and the number of elements that is needed; 0 takes any number, none included.
+pub type Find<'a> = &'a mut dyn FnMut(&str, usize) -> Result<Vec<f32>, Error>;
+
 /// What the training loop needs of a method.
 pub trait Method {
     /// How images become views.
@@ -51,8 +55,8 @@ pub trait Method {
     fn skip(&mut self);
     /// State beside the parameters: momentum encoder, running statistics, queue.
     fn state(&self) -> Vec<StateArray>;
-    /// Takes back what [`Method::state`] gave; the array of a name, with the size that is needed.
-    fn restore(&mut self, find: &mut dyn FnMut(&str, usize) -> Result<Vec<f32>, crate::Error>) -> Result<(), crate::Error>;
+    /// Takes back what [`Method::state`] gave.
+    fn restore(&mut self, find: Find<'_>) -> Result<(), Error>;
     /// Floating-point operations of a training step for one image, heads left out.
     fn flop_per_image(&self) -> f64;
     /// Takes the weights of a backbone of the same shape.

@@ -50,7 +50,7 @@ const CHARTS: [Chart; 12] = [
         unit: "cosine",
         factor: 1.0,
         from_zero: false,
-        good: "Rises towards 1.",
+        good: "Rises, then holds. It need not reach 1: the losses ask only that the right target is nearer than the others.",
     },
     Chart {
         title: "Effective rank of the features (RankMe)",
