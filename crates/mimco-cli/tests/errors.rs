@@ -170,8 +170,34 @@ fn a_folder_of_somebody_elses_or_of_another_run() {
     let said = success(&mut pretrain(&data, &out, &["train.epochs=1"]));
     assert!(said.contains("finished already"), "{said}");
     pictures(&data, "more", 3);
-    assert_fails(&mut pretrain(&data, &out, &["train.epochs=1"]), 2, &["other images or another teacher"]);
+    assert_fails(&mut pretrain(&data, &out, &["train.epochs=1"]), 2, &["other images, another teacher"]);
     assert_eq!(fs::read(out.join("export/backbone.safetensors")).unwrap(), bytes);
+}
+
+#[test]
+fn overwriting_removes_a_runs_files_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, "a", 8);
+    let gone = folder.path().join("gone.safetensors");
+    assert_fails(pretrain(&data, &out, &["train.epochs=1"]).arg("--init").arg(&gone), 1, &["gone.safetensors"]);
+    assert!(!out.exists(), "nothing was begun");
+    success(&mut pretrain(&data, &out, &["train.epochs=1"]));
+    let bytes = fs::read(out.join("export/backbone.safetensors")).unwrap();
+    // What the new run would begin from is not removed, and nothing else is either.
+    let teacher = out.join("teacher/export/backbone.safetensors");
+    let mut with_teacher = without_moco(pretrain(&data, &out, &["train.epochs=1", "--overwrite"]));
+    assert_fails(with_teacher.arg("--teacher").arg(&teacher), 2, &["--overwrite would remove", "copy it elsewhere"]);
+    assert_eq!(fs::read(out.join("export/backbone.safetensors")).unwrap(), bytes);
+    for mine in ["notes.txt", "export/notes.txt", "teacher/notes.txt"] {
+        fs::write(out.join(mine), "mine").unwrap();
+    }
+    let said = success(&mut pretrain(&data, &out, &["train.epochs=1", "optim.lr=2e-3", "--overwrite"]));
+    assert!(!said.contains("resumed"), "{said}");
+    for mine in ["notes.txt", "export/notes.txt", "teacher/notes.txt"] {
+        assert_eq!(fs::read_to_string(out.join(mine)).unwrap(), "mine");
+    }
+    assert_ne!(fs::read(out.join("export/backbone.safetensors")).unwrap(), bytes);
 }
 
 /// A limit on the size of a file stands in for a full disk: writing fails half way through a checkpoint.

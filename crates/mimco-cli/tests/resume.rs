@@ -126,6 +126,23 @@ fn ten_steps_in_a_row_that_are_not_finite_stop_the_run_and_leave_the_checkpoint_
 }
 
 #[test]
+fn a_run_that_blows_up_keeps_no_checkpoint_of_it_and_exports_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, "a", 40);
+    for (rate, epochs) in [("optim.lr=1e14", "train.epochs=6"), ("optim.lr=1e38", "train.epochs=1")] {
+        let settings = ["--recipe", "moco_v3_photos", "--overwrite", "train.checkpoint_steps=1", "train.warmup=0.5", rate, epochs];
+        let output = pretrain(&data, &out, &settings).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(!out.join("export/backbone.safetensors").exists());
+        if let Ok(bytes) = std::fs::read(out.join("checkpoints/last.safetensors")) {
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(100_000)]).into_owned();
+            assert!(text.contains(r#"\"skipped_in_a_row\":0"#), "a checkpoint from within a streak of bad steps");
+        }
+    }
+}
+
+#[test]
 fn two_runs_do_not_share_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));

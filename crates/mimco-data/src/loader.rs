@@ -4,7 +4,7 @@ use crate::augment::{MimAugment, MocoAugment};
 use crate::random::{Purpose, below, keyed, permutation};
 use crate::transform::evaluation_view;
 use crate::{DataError, Dataset, Rgb};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -52,6 +52,8 @@ pub struct Batch {
     pub indices: Vec<u32>,
     /// Each [batch, 3, size, size], values in 0..1.
     pub views: Vec<Vec<f32>>,
+    /// Samples that were to be in it and cannot be read.
+    pub broken: Vec<u32>,
 }
 
 /// Makes the batches of a set.
@@ -117,6 +119,26 @@ impl Loader {
         }
     }
 
+    /// Whether so many broken images, those of the batches used so far, are too many. Asked for each batch as it is used, since how far the
+    /// workers are ahead must not decide where a run stops.
+    ///
+    /// # Errors
+    /// Over the limit, and more than ten.
+    pub fn check_broken(&self, broken: &BTreeSet<u32>) -> Result<(), DataError> {
+        let (shared, total) = (&self.shared, self.shared.dataset.len());
+        let limit = shared.options.max_broken;
+        if broken.len() <= BROKEN_ALLOWED || broken.len() as f64 <= limit * total as f64 {
+            return Ok(());
+        }
+        let example = shared.broken.lock().map_or(String::new(), |known| shared.example(&known));
+        Err(DataError::Broken(format!(
+            "{} of {total} images cannot be read, over the limit of {} %{example}; `mimco check-data` lists them; remove them or raise \
+             data.max_broken",
+            broken.len(),
+            limit * 100.0
+        )))
+    }
+
     /// Names of the images that could not be read so far, and why.
     pub fn broken(&self) -> Vec<(String, String)> {
         let broken = self.shared.broken.lock();
@@ -132,8 +154,9 @@ impl Shared {
         let wanted = &order[first..order.len().min(first + self.options.batch_size)];
         let mut views: Vec<Vec<f32>> = (0..self.pipeline.views()).map(|_| self.buffer(wanted.len() * view_len)).collect();
         let mut indices = Vec::with_capacity(wanted.len());
+        let mut broken = Vec::new();
         for &index in wanted {
-            let Some((index, image)) = self.readable(index, epoch)? else { continue };
+            let Some((index, image)) = self.readable(index, epoch, &mut broken)? else { continue };
             let row = indices.len() * view_len..(indices.len() + 1) * view_len;
             for (which, view) in views.iter_mut().enumerate() {
                 let out = &mut view[row.clone()];
@@ -147,7 +170,7 @@ impl Shared {
             indices.push(index);
         }
         views.iter_mut().for_each(|v| v.truncate(indices.len() * view_len));
-        Ok(Batch { indices, views })
+        Ok(Batch { indices, views, broken })
     }
 
     fn buffer(&self, len: usize) -> Vec<f32> {
@@ -157,10 +180,11 @@ impl Shared {
     }
 
     /// The image of a sample; in training another one in place of a broken one, drawn by the sample's own key.
-    fn readable(&self, index: u32, epoch: u64) -> Result<Option<(u32, Rgb)>, DataError> {
+    fn readable(&self, index: u32, epoch: u64, broken: &mut Vec<u32>) -> Result<Option<(u32, Rgb)>, DataError> {
         if let Some(image) = self.try_load(index)? {
             return Ok(Some((index, image)));
         }
+        broken.push(index);
         if self.pipeline == Pipeline::Evaluation {
             return Ok(None);
         }
@@ -170,6 +194,7 @@ impl Shared {
             if let Some(image) = self.try_load(other)? {
                 return Ok(Some((other, image)));
             }
+            broken.push(other);
         }
     }
 
@@ -178,7 +203,7 @@ impl Shared {
             && broken.contains_key(&index)
         {
             // Asked each time: where nothing can be read, a search for another image would never end.
-            return self.too_many(&broken).map_or(Ok(None), Err);
+            return self.none_left(&broken).map_or(Ok(None), Err);
         }
         match self.dataset.load(index as usize) {
             Ok(image) => Ok(Some(image)),
@@ -189,25 +214,22 @@ impl Shared {
                 };
                 let Ok(mut broken) = self.broken.lock() else { return Ok(None) };
                 broken.insert(index, what);
-                self.too_many(&broken).map_or(Ok(None), Err)
+                self.none_left(&broken).map_or(Ok(None), Err)
             }
         }
     }
 
-    fn too_many(&self, broken: &BTreeMap<u32, String>) -> Option<DataError> {
-        let (count, total) = (broken.len(), self.dataset.len());
-        let (first, why) = broken.iter().next()?;
-        let example = format!("first {}: {why}", self.dataset.name(*first as usize));
-        if count == total {
-            return Some(DataError::Broken(format!("none of the {total} images of {} can be read ({example})", self.dataset.place())));
-        }
-        (count > BROKEN_ALLOWED && count as f64 > self.options.max_broken * total as f64).then(|| {
-            DataError::Broken(format!(
-                "{count} of {total} images cannot be read, over the limit of {} % ({example}); `mimco check-data` lists them; remove them or \
-                 raise data.max_broken",
-                self.options.max_broken * 100.0
-            ))
+    /// Where nothing can be read, a search for another image would never end.
+    fn none_left(&self, broken: &BTreeMap<u32, String>) -> Option<DataError> {
+        let total = self.dataset.len();
+        (broken.len() == total).then(|| {
+            let example = self.example(broken);
+            DataError::Broken(format!("none of the {total} images of {} can be read{example}", self.dataset.place()))
         })
+    }
+
+    fn example(&self, broken: &BTreeMap<u32, String>) -> String {
+        broken.iter().next().map_or(String::new(), |(&first, why)| format!(" (first {}: {why})", self.dataset.name(first as usize)))
     }
 }
 

@@ -60,7 +60,11 @@ impl Dataset {
             let inside = file.strip_prefix(path).ok()?;
             (inside.components().count() > 1).then(|| inside.components().next().map(|c| c.as_os_str().to_string_lossy().into_owned()))?
         };
+        let all = files.len();
         let files: Vec<PathBuf> = files.into_iter().filter(|f| class_of(f).is_some()).collect();
+        if !files.is_empty() && files.len() < all {
+            tracing::warn!("{}: {} images outside its class folders are left out", path.display(), all - files.len());
+        }
         let mut classes: Vec<String> = files.iter().filter_map(class_of).collect();
         classes.dedup();
         if classes.is_empty() {
@@ -79,11 +83,17 @@ impl Dataset {
         let train = path.join("train");
         let val = ["val", "validation"].iter().map(|name| path.join(name)).find(|p| p.is_dir());
         let Some(val) = val.filter(|_| train.is_dir()) else { return Ok(None) };
-        let (Ok(train), Ok(val)) = (Dataset::labelled(&train), Dataset::labelled(&val)) else { return Ok(None) };
+        let (Ok(train), Ok(val)) = (Dataset::labelled(&train), Dataset::labelled(&val)) else {
+            tracing::warn!(
+                "{}: its train and validation folders hold no class folders, so all images below it are one heap",
+                path.display()
+            );
+            return Ok(None);
+        };
         match val.with_classes(train.classes()) {
             Ok(val) => Ok(Some((train, val))),
             Err(error) => {
-                tracing::warn!("{error}; no labels are used");
+                tracing::warn!("{error}; no labels are used, and all images below {} are one heap", path.display());
                 Ok(None)
             }
         }
@@ -250,10 +260,14 @@ fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset
     let mut names = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
     names.sort();
     let is_test = |name: &str| name.starts_with("t10k") || name.starts_with("test");
+    let is_packed = |name: &str| is_cifar(name) || formats::idx_labels_name(name).is_some();
     let wanted = |p: &PathBuf| {
         let name = file_name(p);
         match split {
-            Split::All => path.is_file() || !is_test(&name),
+            // A folder's training files, or its test files where it has no others.
+            Split::All => {
+                path.is_file() || !is_test(&name) || names.iter().all(|other| !is_packed(&file_name(other)) || is_test(&file_name(other)))
+            }
             Split::Train => !is_test(&name),
             Split::Test => is_test(&name),
         }
@@ -280,6 +294,10 @@ fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset
     Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
 }
 
+fn is_cifar(name: &str) -> bool {
+    name.ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|begin| name.starts_with(begin))
+}
+
 fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
     Some(fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect())
 }
@@ -289,8 +307,8 @@ fn from_list(path: &Path) -> Result<Dataset, DataError> {
         return Err(DataError::path(path, format!("is neither a folder nor a .txt list of files ({LOOKED_FOR})")));
     }
     let text = fs::read_to_string(path).map_err(|e| DataError::path(path, format!("cannot be read: {e}")))?;
-    let root = path.parent().unwrap_or(Path::new("."));
-    let files = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|line| root.join(line)).collect();
+    let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let files = text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|l| !l.is_empty()).map(|line| root.join(line)).collect();
     Dataset::from_files(root, files, None, Vec::new())
 }
 
@@ -301,8 +319,10 @@ fn walk(root: &Path) -> Result<Vec<PathBuf>, DataError> {
     }
     let mut files = Vec::new();
     let mut seen = std::collections::HashSet::new();
+    // Real folders first, links after all of them, each by name: which path of a folder is taken must not depend on the file system.
     let mut folders = vec![root.to_path_buf()];
-    while let Some(folder) = folders.pop() {
+    let mut links = Vec::new();
+    while let Some(folder) = folders.pop().or_else(|| links.pop()) {
         if let Ok(real) = folder.canonicalize()
             && !seen.insert(real)
         {
@@ -322,18 +342,20 @@ fn walk(root: &Path) -> Result<Vec<PathBuf>, DataError> {
                 continue;
             }
             if path.is_dir() {
-                folders.push(path);
+                if path.is_symlink() { links.push(path) } else { folders.push(path) }
             } else if path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x))) {
                 files.push(path);
             }
         }
+        links.sort_unstable_by(|a, b| b.cmp(a)); // the last is taken first
     }
     files.sort_unstable(); // paths compare component by component, bytewise
     Ok(files)
 }
 
 fn slashed(path: &Path) -> String {
-    path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    let joined = path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
+    if path.is_absolute() { joined.replacen("//", "/", 1) } else { joined }
 }
 
 #[cfg(test)]

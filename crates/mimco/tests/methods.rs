@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 const HALVES: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
-const CLOCK: Clock = Clock { step: 0, total: 10, epoch: 0, seed: 1 };
+const CLOCK: Clock = Clock { step: 0, draw: 0, total: 10, epoch: 0, seed: 1 };
 
 fn vit(width: usize, depth: usize, heads: usize, position: Position, (mean, std): ([f32; 3], [f32; 3])) -> VitConfig {
     VitConfig { width, depth, heads, mlp: 4 * width, patch: 4, image: 16, position, mean, std }

@@ -10,7 +10,11 @@ pub fn run(args: Pretrain) -> anyhow::Result<Done> {
     let teacher = if args.teacher.is_some() { Teacher::Given } else { Teacher::Trained };
     let plan = Plan::resolve(args.recipe.as_deref(), &args.settings, teacher)?;
     if args.print_config {
-        output::line(plan.to_toml().trim_end())?;
+        if args.common.json {
+            output::json(&plan)?;
+        } else {
+            output::line(plan.to_toml().trim_end())?;
+        }
         return Ok(Done::Complete);
     }
     let (Some(data), Some(out)) = (args.data, args.out) else { return Err(anyhow!("--data and --out are needed")) };

@@ -36,6 +36,11 @@ pub fn write(path: &Path, features: &Features, names: &[String]) -> Result<(), E
     if names.len() != features.rows() {
         return Err(Error::Setting(format!("{} features with {} names; give one name for each", features.rows(), names.len())));
     }
+    if !features.data().iter().all(|v| v.is_finite()) {
+        return Err(Error::Training(
+            "the features are not finite; the weights are damaged or their training diverged: use an earlier checkpoint".into(),
+        ));
+    }
     let (rows, width) = (features.rows(), features.width());
     match Format::of(path)? {
         Format::Npy => files::write_atomically_with(path, |out| write_npy(out, features))?,

@@ -197,7 +197,13 @@ fn each_batch(dataset: &Dataset, size: u32, batch_size: usize, mut work: impl Fn
         );
     }
     if let Some((name, why)) = broken.first() {
-        tracing::warn!("{} of {} images of {} left out; first {name}: {why}", broken.len(), dataset.len(), dataset.place());
+        tracing::warn!(
+            "{} of {} images of {} left out; first {}: {why}",
+            broken.len(),
+            dataset.len(),
+            dataset.place(),
+            name.escape_debug()
+        );
     }
     Ok((indices, broken))
 }

@@ -36,13 +36,17 @@ pub struct Info {
 }
 
 /// Settings that override what a file says, or says nothing of.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BackboneOverrides {
     /// Attention heads.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub heads: Option<usize>,
     /// Mean of the channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<[f32; 3]>,
     /// Deviation of the channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<[f32; 3]>,
 }
 
@@ -66,6 +70,11 @@ impl Info {
 }
 
 impl BackboneOverrides {
+    /// These, and what they leave open from `others`.
+    pub fn or(self, others: BackboneOverrides) -> BackboneOverrides {
+        BackboneOverrides { heads: self.heads.or(others.heads), mean: self.mean.or(others.mean), std: self.std.or(others.std) }
+    }
+
     /// `model.heads=N`, `data.mean=[r, g, b]`, `data.std=[r, g, b]`.
     ///
     /// # Errors
@@ -138,9 +147,22 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<(Backbone, Opt
         }
         None => None,
     };
+    // Sizes come from the tensors that are there: a file's word for them would be allocated before it is found false.
+    let found = sizes(path, &file.tensors)?;
     let mut config = match &info {
-        Some(info) => info.model.clone(),
-        None => guess(path, &file.tensors, overrides)?,
+        Some(info) => {
+            let told = &info.model;
+            let same =
+                |a: &VitConfig, b: &VitConfig| (a.width, a.depth, a.mlp, a.patch, a.image) == (b.width, b.depth, b.mlp, b.patch, b.image);
+            if !same(told, &found) {
+                return Err(Error::file(
+                    path,
+                    format!("its metadata says {}, its tensors are a {}; export the backbone again", told.name(), found.name()),
+                ));
+            }
+            told.clone()
+        }
+        None => as_timms(path, found, overrides)?,
     };
     config.heads = overrides.heads.unwrap_or(config.heads);
     config.mean = overrides.mean.unwrap_or(config.mean);
@@ -166,8 +188,8 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<(Backbone, Opt
     Ok((Backbone { vit, parameters }, info))
 }
 
-/// Sizes from the shapes of timm's keys.
-fn guess(path: &Path, tensors: &BTreeMap<String, Tensor>, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
+/// Sizes from the shapes of timm's keys; the heads, which shapes do not tell, as timm has them.
+fn sizes(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<VitConfig, Error> {
     let shape = |name: &str| tensors.get(name).map(|t| t.shape.as_slice());
     let not = |what: &str| Error::file(path, format!("{what}; it is not a ViT backbone with timm's names"));
     let Some(&[width, 3, patch, patch2]) = shape("patch_embed.proj.weight") else {
@@ -176,19 +198,27 @@ fn guess(path: &Path, tensors: &BTreeMap<String, Tensor>, overrides: &BackboneOv
     let Some(&[1, tokens, _]) = shape("pos_embed") else { return Err(not("has no `pos_embed` of [1, tokens, width]")) };
     let Some(&[mlp, _]) = shape("blocks.0.mlp.fc1.weight") else { return Err(not("has no `blocks.0.mlp.fc1.weight`")) };
     let depth = (0..).take_while(|i| tensors.contains_key(&format!("blocks.{i}.norm1.weight"))).count();
-    let grid = (tokens.saturating_sub(1) as f64).sqrt() as usize;
-    if patch != patch2 || patch == 0 || grid == 0 || grid * grid + 1 != tokens || width < 64 && overrides.heads.is_none() {
+    let grid = tokens.saturating_sub(1).isqrt();
+    if patch != patch2 || patch == 0 || depth == 0 || grid == 0 || grid * grid + 1 != tokens {
         return Err(not(&format!("its {tokens} positions and patches of {patch}x{patch2} are no square image with a class token")));
     }
-    let heads = overrides.heads.unwrap_or(width / 64);
+    let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
+    Ok(VitConfig { width, depth, heads: width / 64, mlp, patch, image: grid * patch, position: Position::Learned, mean, std })
+}
+
+/// A file without metadata is taken as timm's, which is said.
+fn as_timms(path: &Path, found: VitConfig, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
+    if overrides.heads.is_none() && found.heads == 0 {
+        return Err(Error::Setting(format!("{}: a width of {} does not tell its heads; set model.heads", path.display(), found.width)));
+    }
     tracing::warn!(
-        "{}: no metadata, so taken as timm's: {heads} heads{}, ImageNet mean and deviation; set model.heads, data.mean, data.std if it is \
-         somebody else's (MoCo v3's ViT-S has 12 heads)",
+        "{}: no metadata, so taken as timm's: {} heads{}, ImageNet mean and deviation; set model.heads, data.mean, data.std (behind `teacher.` \
+         for a teacher) if it is somebody else's (MoCo v3's ViT-S has 12 heads)",
         path.display(),
+        overrides.heads.unwrap_or(found.heads),
         if overrides.heads.is_some() { " (set)" } else { " (width / 64)" }
     );
-    let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
-    Ok(VitConfig { width, depth, heads, mlp, patch, image: grid * patch, position: Position::Learned, mean, std })
+    Ok(found)
 }
 
 fn check(path: &Path, config: &VitConfig) -> Result<(), Error> {
@@ -200,8 +230,93 @@ fn check(path: &Path, config: &VitConfig) -> Result<(), Error> {
             config.width
         )));
     }
-    if config.patch == 0 || config.image < config.patch || config.depth == 0 || config.std.iter().any(|s| *s <= 0.0) {
-        return Err(Error::file(path, "its sizes are not those of a ViT; export the backbone again"));
+    if !config.std.iter().all(|s| *s > 0.0 && s.is_finite()) || !config.mean.iter().all(|m| m.is_finite()) {
+        let (mean, std) = (config.mean, config.std);
+        return Err(Error::Setting(format!("{}: data.mean={mean:?} and data.std={std:?}: finite, data.std above 0", path.display())));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::vit::Start;
+
+    fn small() -> (Vit, Parameters) {
+        let (mean, std) = ([0.1, 0.2, 0.3], [0.5; 3]);
+        let config = VitConfig { width: 64, depth: 2, heads: 4, mlp: 96, patch: 4, image: 8, position: Position::Sincos, mean, std };
+        let mut parameters = Parameters::new();
+        let vit = Vit::declare(&config, &mut parameters, "");
+        vit.initialise(&mut parameters, Start::Normal, 1);
+        (vit, parameters)
+    }
+
+    fn tensors(parameters: &Parameters, prefix: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        let array = |e: &mimco_engine::Entry| (format!("{prefix}{}", e.name), e.shape.clone(), parameters.flat()[e.range.clone()].to_vec());
+        parameters.entries().iter().map(array).collect()
+    }
+
+    fn write(path: &Path, tensors: &[(String, Vec<usize>, Vec<f32>)], info: Option<String>) {
+        let borrowed: Vec<_> = tensors.iter().map(|(name, shape, data)| (name.clone(), shape.clone(), &data[..])).collect();
+        let metadata = info.into_iter().map(|info| (KEY.to_string(), info)).collect();
+        safetensors::write_f32(path, &borrowed, &metadata).unwrap();
+    }
+
+    #[test]
+    fn an_export_comes_back_with_its_heads_and_statistics() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("backbone.safetensors");
+        let (vit, parameters) = small();
+        let info = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7);
+        save(&path, &vit, &parameters, &info).unwrap();
+        let (loaded, told) = load(&path, &BackboneOverrides::default()).unwrap();
+        assert_eq!((&loaded.vit.config, loaded.parameters.flat(), told), (&vit.config, parameters.flat(), Some(info)));
+        assert!(std::fs::read_to_string(folder.path().join("config.json")).unwrap().contains("vit_w64d2_h4_patch4_8"));
+        let set = BackboneOverrides { heads: Some(2), ..Default::default() };
+        assert_eq!(load(&path, &set).unwrap().0.vit.config.heads, 2);
+    }
+
+    #[test]
+    fn a_file_without_metadata_is_taken_as_timms_and_a_checkpoint_by_its_encoder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_, parameters) = small();
+        for prefix in ["", "parameter.", "parameter.base_encoder."] {
+            let path = folder.path().join("a.safetensors");
+            write(&path, &tensors(&parameters, prefix), None);
+            let (loaded, info) = load(&path, &BackboneOverrides::default()).unwrap();
+            assert_eq!((loaded.vit.config.heads, loaded.vit.config.mean, info), (1, IMAGENET_MEAN, None));
+            assert_eq!(loaded.parameters.flat(), parameters.flat());
+        }
+    }
+
+    #[test]
+    fn damaged_files_are_told_before_anything_is_allocated_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let (vit, parameters) = small();
+        let says = |tensors: &[(String, Vec<usize>, Vec<f32>)], info: Option<String>, word: &str| {
+            write(&path, tensors, info);
+            let error = load(&path, &BackboneOverrides::default()).err().unwrap().to_string();
+            assert!(error.contains(word) && !error.contains('\n'), "{error}");
+        };
+        let whole = tensors(&parameters, "");
+        let json = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7).to_json(&path).unwrap();
+        for (field, lie) in [
+            ("\"depth\":2", "\"depth\":1000000000"),
+            ("\"width\":64", "\"width\":4611686018427387904"),
+            ("\"image\":8", "\"image\":4000000"),
+        ] {
+            assert!(json.contains(field));
+            says(&whole, Some(json.replace(field, lie)), "its metadata says");
+        }
+        says(&whole, Some(json.replace("\"heads\":4", "\"heads\":0")), "heads");
+        says(&whole, Some("{".into()), "metadata cannot be read");
+        says(&whole[1..], None, "cls_token");
+        let mut odd = whole.clone();
+        odd[0].2[0] = f32::NAN;
+        says(&odd, None, "not finite");
+        odd = whole.clone();
+        (odd[0].1, odd[0].2) = (vec![1, 1, 32], vec![0.0; 32]);
+        says(&odd, None, "cls_token");
+    }
 }

@@ -59,7 +59,7 @@ pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>, Error> {
 }
 
 fn not_safetensors(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::file(path, format!("is not a whole safetensors file ({why}); give a backbone or checkpoint that ends in .safetensors"))
+    Error::file(path, format!("is not a whole safetensors file ({why})"))
 }
 
 fn numbers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {

@@ -143,7 +143,7 @@ impl Mimco {
         let how = Forward {
             rows: reads.rows.clone(),
             masked: Some(Masked { token: self.mask_token, places: places.hidden.clone() }),
-            drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.step)),
+            drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.draw)),
             ..self.forward.clone()
         };
         let tokens = self.student.forward(&mut tape, images, &how); // [batch · (1 + patches), width]
@@ -162,8 +162,11 @@ impl Mimco {
             let (loss, wins, alignment, target) = self.image_loss(&mut tape, &tokens, &targets, &reads, owners);
             image_target = Some(target);
             let factor = self.factor(self.settings.image_temperature);
-            figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
-            figures.insert("train/acc_image", 100.0 * wins as f64);
+            // Among no negatives, as a queue begins, neither tells anything.
+            if self.settings.image_loss != ImageLoss::Queue || !self.queue.owners.is_empty() {
+                figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
+                figures.insert("train/acc_image", 100.0 * wins as f64);
+            }
             figures.insert("health/teacher_alignment", alignment);
             losses.push((loss, factor * self.settings.image_weight));
         }
@@ -344,9 +347,11 @@ impl Method for Mimco {
         Ok(())
     }
 
-    /// The student's forward and backward (twice a forward), the teacher's forward.
+    /// The student's forward and backward (twice a forward, but no pixels' gradient), the teacher's forward.
     fn flop_per_image(&self) -> f64 {
-        3.0 * self.student.config.forward_flop() + self.teacher.vit.config.forward_flop()
+        let (student, teacher) = (&self.student.config, &self.teacher.vit.config);
+        let read = if self.settings.pooling == Pooling::Mean { student.patches() } else { self.mask.hidden() } + 1;
+        3.0 * student.forward_flop(read) - student.embedding_flop() + teacher.forward_flop(teacher.patches() + 1)
     }
 
     fn load_backbone(&mut self, weights: &Parameters) {
@@ -390,7 +395,7 @@ fn gather(x: &Tensor, rows: &Arc<[usize]>) -> Tensor {
 fn draw(n: usize, limit: usize, clock: Clock) -> Vec<usize> {
     let mut all: Vec<usize> = (0..n).collect();
     if n > limit {
-        let mut rng = keyed(clock.seed, Purpose::Candidates, clock.epoch, clock.step);
+        let mut rng = keyed(clock.seed, Purpose::Candidates, clock.epoch, clock.draw);
         for i in 0..limit {
             let other = i + below(&mut rng, n - i);
             all.swap(i, other);

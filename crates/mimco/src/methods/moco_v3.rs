@@ -93,7 +93,7 @@ impl MocoV3 {
         let mut ctr = Vec::new();
         let mut wins = 0.0;
         for (i, view) in views.into_iter().enumerate() {
-            let drop_path = (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, 2 * clock.step + i as u64));
+            let drop_path = (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, 2 * clock.draw + i as u64));
             let forward = Forward { drop_path, ..self.forward.clone() };
             let class = class_tokens(&self.encoder, &mut tape, view, &forward);
             let q = self.projector.forward(&mut tape, &class, &mut self.statistics.projector);
@@ -195,9 +195,11 @@ impl Method for MocoV3 {
         Ok(())
     }
 
-    /// Two views, each forward, backward (twice a forward) and once through the momentum encoder.
+    /// Two views, each forward, backward (twice a forward, but no pixels' gradient) and once through the momentum encoder; class tokens alone.
     fn flop_per_image(&self) -> f64 {
-        2.0 * 4.0 * self.encoder.config.forward_flop()
+        let vit = &self.encoder.config;
+        let frozen = if self.settings.freeze_patch_embed { 2.0 } else { 1.0 };
+        2.0 * (4.0 * vit.forward_flop(1) - frozen * vit.embedding_flop())
     }
 
     fn load_backbone(&mut self, weights: &Parameters) {

@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub struct Clock {
     /// Updates done.
     pub step: u64,
+    /// Names the random draws of a batch: another number for each, those that are accumulated too.
+    pub draw: u64,
     /// Updates of the whole run.
     pub total: u64,
     /// Epoch, from 0.

@@ -74,12 +74,16 @@ impl VitConfig {
         format!("vit_{size}_h{}_patch{}_{}", self.heads, self.patch, self.image)
     }
 
-    /// Multiply-adds of one image's forward pass, twice (FLOP), attention included.
-    pub fn forward_flop(&self) -> f64 {
+    /// Multiply-adds of one image's forward pass, twice (FLOP), attention included, where `read` tokens are asked of the last block.
+    pub fn forward_flop(&self, read: usize) -> f64 {
         let (n, d, mlp) = ((self.patches() + 1) as f64, self.width as f64, self.mlp as f64);
-        let block = n * (4.0 * d * d + 2.0 * d * mlp) + 2.0 * n * n * d;
-        let embed = self.patches() as f64 * d * (CHANNELS * self.patch * self.patch) as f64;
-        2.0 * (self.depth as f64 * block + embed)
+        let (attention, after) = (n * 3.0 * d * d + 2.0 * n * n * d, d * d + 2.0 * d * mlp);
+        2.0 * (self.depth as f64 * attention + ((self.depth - 1) as f64 * n + read as f64) * after) + self.embedding_flop()
+    }
+
+    /// The patch embedding's part of it.
+    pub fn embedding_flop(&self) -> f64 {
+        2.0 * self.patches() as f64 * self.width as f64 * (CHANNELS * self.patch * self.patch) as f64
     }
 }
 

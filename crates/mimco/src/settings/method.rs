@@ -101,10 +101,13 @@ impl MocoV3 {
         let rules = [
             (positive(self.temperature), format!("moco_v3.temperature={}: above 0", self.temperature)),
             ((0.0..=1.0).contains(&self.momentum), format!("moco_v3.momentum={}: from 0 to 1", self.momentum)),
-            (self.hidden > 0 && self.out > 0, "moco_v3.hidden and moco_v3.out: at least 1".into()),
             (
-                self.projector_layers > 0 && self.predictor_layers > 0,
-                "moco_v3.projector_layers and moco_v3.predictor_layers: at least 1".into(),
+                (1..=65_536).contains(&self.hidden) && (1..=65_536).contains(&self.out),
+                "moco_v3.hidden and moco_v3.out: from 1 to 65536".into(),
+            ),
+            (
+                (1..=16).contains(&self.projector_layers) && (1..=16).contains(&self.predictor_layers),
+                "moco_v3.projector_layers and moco_v3.predictor_layers: from 1 to 16".into(),
             ),
             (
                 probabilities.iter().all(|p| (0.0..=1.0).contains(p)),

@@ -6,6 +6,7 @@ mod values;
 
 use crate::Error;
 use crate::evaluation::features::FeatureKind;
+use crate::interop::backbone::BackboneOverrides;
 pub use crate::models::arch::Arch;
 use crate::models::vit::{Position, VitConfig};
 pub use method::{HeadKind, ImageLoss, Mask, Mimco, MocoV3, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
@@ -13,6 +14,9 @@ use mimco_data::augment::{MimAugment, MocoAugment};
 pub use plan::{Plan, RECIPES, Teacher};
 use serde::{Deserialize, Serialize};
 pub use values::{Auto, Layer, MethodName, OptimizerName, Precision};
+
+/// These change how a run goes about it, not what comes out.
+const HARMLESS: [&str; 4] = ["data.workers", "data.max_broken", "train.checkpoint_steps", "train.recompute"];
 
 /// All settings of one stage.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -43,6 +47,9 @@ pub struct Config {
     /// MimCo's own.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mimco: Option<Mimco>,
+    /// What a given teacher's file does not say, or says wrongly.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub given_teacher: Option<BackboneOverrides>,
 }
 
 /// The backbone's shape.
@@ -195,6 +202,7 @@ impl Config {
             mask: (!moco).then(Mask::default),
             moco_v3: moco.then(MocoV3::default),
             mimco: (!moco).then(Mimco::default),
+            given_teacher: None,
         }
     }
 
@@ -212,10 +220,19 @@ impl Config {
         toml::to_string(self).unwrap_or_default()
     }
 
+    /// What changes what comes out of a run, as text: all settings but those that only change how it goes about it.
+    pub fn lasting(&self) -> String {
+        let all = plan::flatten(self).into_iter().filter(|(key, _)| !HARMLESS.contains(&key.as_str()));
+        all.map(|(key, value)| format!("{key}={value}\n")).collect()
+    }
+
+    /// What a given teacher's file does not say.
+    pub fn teacher_overrides(&self) -> BackboneOverrides {
+        self.given_teacher.clone().unwrap_or_default()
+    }
+
     /// In words, where `self` would train something else than `old` did.
     pub fn differences(&self, old: &Config) -> Vec<String> {
-        // These change how a run goes about it, not what comes out.
-        const HARMLESS: [&str; 4] = ["data.workers", "data.max_broken", "train.checkpoint_steps", "train.recompute"];
         let (new, old) = (plan::flatten(self), plan::flatten(old));
         let keys = new.keys().chain(old.keys().filter(|key| !new.contains_key(*key)));
         keys.filter(|key| !HARMLESS.contains(&key.as_str()) && new.get(*key) != old.get(*key))
@@ -310,6 +327,14 @@ impl Config {
             ),
             (self.model.image_size <= 4096, format!("model.image_size={}: at most 4096", vit.image)),
             (
+                vit.patch > 0 && vit.patches() <= MAX_PATCHES,
+                format!(
+                    "model.patch_size={} makes {} patches an image, at most {MAX_PATCHES}; give larger patches",
+                    vit.patch,
+                    vit.patches()
+                ),
+            ),
+            (
                 vit.heads > 0 && vit.width.is_multiple_of(vit.heads),
                 format!("model.heads={} does not divide the width of {}, which is {}", vit.heads, self.model.arch, vit.width),
             ),
@@ -361,6 +386,9 @@ impl Config {
         Ok(())
     }
 }
+
+/// An image of more patches would fill any machine's memory.
+const MAX_PATCHES: usize = 16_384;
 
 /// A message of several lines in one.
 fn one_line(message: &str) -> String {

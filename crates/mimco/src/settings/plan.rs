@@ -41,9 +41,6 @@ pub struct Plan {
     /// The teacher's stage, before it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<Config>,
-    /// What a given teacher's file does not say, or says wrongly.
-    #[serde(skip)]
-    pub given_teacher: BackboneOverrides,
 }
 
 impl Plan {
@@ -62,6 +59,11 @@ impl Plan {
             Some(Value::Table(table)) => table,
             Some(_) => return Err(Error::Setting(format!("recipe {name}: `teacher` is not a table"))),
         };
+        let mut given_teacher: Option<BackboneOverrides> = match table.remove("given_teacher").map(Value::try_into) {
+            None => None,
+            Some(Ok(told)) => Some(told),
+            Some(Err(e)) => return Err(Error::Setting(format!("recipe {name}: given_teacher: {}", one_line(e.message())))),
+        };
         let main = stage(table, MethodName::Mimco, name)?;
         let wants_teacher = main.get("method").and_then(Value::as_str) == Some("mimco");
         if !wants_teacher && teacher == Teacher::Given {
@@ -73,12 +75,15 @@ impl Plan {
         if wants_teacher && teacher == Teacher::Trained {
             stages.push((TEACHER, teacher_stage(teacher_table, &stages[0].1, name)?));
         }
-        let mut given_teacher = BackboneOverrides::default();
         let mut settings = settings.to_vec();
-        if teacher == Teacher::Given {
+        if wants_teacher && teacher == Teacher::Given {
             let of_teacher: Vec<String> = settings.extract_if(.., |s| s.starts_with(TEACHER)).collect();
             let inner: Vec<String> = of_teacher.iter().map(|s| s.trim_start_matches(TEACHER).to_string()).collect();
-            given_teacher = BackboneOverrides::from_settings(&inner).map_err(|e| Error::Setting(format!("{TEACHER}{e}")))?;
+            let told = BackboneOverrides::from_settings(&inner).map_err(|e| Error::Setting(format!("{TEACHER}{e}")))?;
+            let told = told.or(given_teacher.unwrap_or_default());
+            given_teacher = (told != BackboneOverrides::default()).then_some(told);
+        } else {
+            given_teacher = None;
         }
         apply(&mut stages, &settings)?;
         let mut configs = stages.into_iter().map(|(prefix, table)| {
@@ -87,7 +92,7 @@ impl Plan {
             Ok::<Config, Error>(config)
         });
         let main = configs.next().unwrap_or_else(|| Err(Error::Setting("a run needs a stage".into())))?;
-        Ok(Plan { main, teacher: configs.next().transpose()?, given_teacher })
+        Ok(Plan { main: Config { given_teacher, ..main }, teacher: configs.next().transpose()? })
     }
 
     /// The resolved settings of all stages, for `--print-config`; a recipe that gives the same.
@@ -211,7 +216,8 @@ fn set(table: &mut Table, key: &str, value: Value, prefix: &str) -> Result<(), E
 fn unknown<'a>(key: &str, known: impl Iterator<Item = &'a str>, prefix: &str) -> Error {
     let nearest =
         nearest(key, known).map_or(String::new(), |n| format!("; did you mean {prefix_key}{n}?", prefix_key = teacher_of(prefix)));
-    Error::Setting(format!("{prefix}unknown setting {key}{nearest} (--print-config shows all)"))
+    let (place, inner) = prefix.rsplit_once(": ").map_or(("", prefix), |(place, inner)| (&prefix[..place.len() + 2], inner));
+    Error::Setting(format!("{place}unknown setting {inner}{key}{nearest} (--print-config shows all)"))
 }
 
 fn teacher_of(prefix: &str) -> &str {
@@ -337,7 +343,17 @@ mod tests {
         assert!(given.contains("--teacher"), "{given}");
         let stage2 = Plan::resolve(Some("mimco_cifar"), &["teacher.train.epochs=1".into()], Teacher::Given).unwrap_err().to_string();
         assert!(stage2.contains("teacher.train.epochs=1: unknown setting"), "{stage2}");
-        let heads = Plan::resolve(None, &["teacher.model.heads=12".into()], Teacher::Given).unwrap();
-        assert_eq!((heads.given_teacher.heads, heads.main.model.heads), (Some(12), Auto::Auto));
+        assert!(error(&["teacher.model.headz=3"]).starts_with("unknown setting teacher.model.headz; did you mean teacher.model.heads?"));
+    }
+
+    #[test]
+    fn a_given_teachers_heads_are_part_of_the_settings() {
+        let plan = Plan::resolve(None, &["teacher.model.heads=12".into()], Teacher::Given).unwrap();
+        assert_eq!((plan.main.teacher_overrides().heads, plan.main.model.heads), (Some(12), Auto::Auto));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mine.toml");
+        std::fs::write(&path, plan.to_toml()).unwrap();
+        assert_eq!(Plan::resolve(path.to_str(), &[], Teacher::Given).unwrap(), plan);
+        assert!(Plan::resolve(None, &[], Teacher::Given).unwrap().main.differences(&plan.main)[0].contains("given_teacher.heads"));
     }
 }

@@ -7,7 +7,7 @@ use crate::methods::Method;
 use crate::settings::Config;
 use mimco_engine::optim::Optimizer;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const KEY: &str = "mimco_checkpoint";
@@ -31,6 +31,8 @@ pub struct Progress {
     pub skipped_in_a_row: u64,
     /// Sums and counts of figures since the last line of metrics.
     pub pending: BTreeMap<String, (f64, u64)>,
+    /// Images found to be unreadable so far.
+    pub broken: BTreeSet<u32>,
     /// Best kNN accuracy so far.
     pub best_knn: Option<f64>,
     /// How far the metrics files go.
@@ -65,7 +67,18 @@ pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optim
 /// # Errors
 /// What is not a checkpoint.
 pub fn progress(path: &Path) -> Result<Progress, Error> {
-    parse(path, &safetensors::read_metadata(path)?)
+    parse(path, &safetensors::read_metadata(path).map_err(|e| unreadable(path, e))?)
+}
+
+fn unreadable(path: &Path, error: Error) -> Error {
+    let what = match error {
+        Error::File { what, .. } => what,
+        other => other.to_string(),
+    };
+    Error::file(
+        path,
+        format!("the run's checkpoint cannot be read: {what}; put a whole copy of it there, or use --overwrite to start anew"),
+    )
 }
 
 fn parse(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Progress, Error> {
@@ -77,7 +90,7 @@ fn parse(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Progress, E
 
 /// Takes a run up where the checkpoint left it.
 pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
-    let mut file = safetensors::read(path)?;
+    let mut file = safetensors::read(path).map_err(|e| unreadable(path, e))?;
     let progress = parse(path, &file.metadata)?;
     let mut take = |name: &str, elements: usize| -> Result<Vec<f32>, Error> {
         let tensor = match file.tensors.remove(name) {

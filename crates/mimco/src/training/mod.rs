@@ -10,8 +10,8 @@ mod train;
 pub mod watch;
 
 use crate::Error;
-use crate::interop::backbone;
-use crate::methods::mimco::check_teacher;
+use crate::interop::backbone::{self, BackboneOverrides};
+use crate::methods::mimco::{Backbone, check_teacher};
 use crate::settings::{Config, Plan};
 use mimco_data::Dataset;
 pub use run_folder::RunFolder;
@@ -75,29 +75,41 @@ pub struct Summary {
 /// Runs the stages: a teacher where the plan has one, then the main stage.
 ///
 /// # Errors
-/// What cannot be trained, read or written; the last checkpoint is whole whatever happens.
+/// What cannot be trained, read or written; the last checkpoint is whole whatever happens. What can be told to be wrong is told before anything
+/// is removed, made or trained.
 pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
     check_teachers(run)?;
+    let init = run.init.as_deref().map(|path| load_init(path, &run.plan.main)).transpose()?;
+    let stages: Vec<(Config, PathBuf)> = run
+        .plan
+        .teacher
+        .iter()
+        .map(|config| (config, run.out.join("teacher")))
+        .chain([(&run.plan.main, run.out.clone())])
+        .map(|(config, out)| (fit_batch(config, images.train.len()).0, out))
+        .collect();
+    for (config, out) in &stages {
+        RunFolder::check(out, config, run.overwrite)?;
+    }
     if run.overwrite {
+        check_inputs_stay(run)?;
         RunFolder::clear(&run.out)?;
     }
-    let stages: Vec<(&Config, PathBuf)> =
-        run.plan.teacher.iter().map(|config| (config, run.out.join("teacher"))).chain([(&run.plan.main, run.out.clone())]).collect();
-    for (config, out) in &stages {
-        RunFolder::check(out, &fit_batch(config, images.train.len()).0)?;
+    // The main folder is held from the beginning, so that no other run comes between the stages.
+    let folders = stages.iter().rev().map(|(_, out)| RunFolder::open(out)).collect::<Result<Vec<_>, Error>>()?;
+    if let Some(said) = fit_batch(&run.plan.main, images.train.len()).1 {
+        tracing::info!("{said}");
     }
-    let mut summaries = Vec::new();
+    let mut summaries: Vec<Summary> = Vec::new();
     let mut all_before = true;
-    for (config, out) in stages {
-        let is_main = out == run.out;
-        let teacher = if is_main { summaries.last().map(|s: &Summary| s.backbone.clone()).or(run.teacher.clone()) } else { None };
+    for ((config, _), folder) in stages.iter().zip(folders.iter().rev()) {
+        let is_main = folder.path == run.out;
         let stage = Stage {
             config,
-            out,
-            teacher,
-            overrides: &run.plan.given_teacher,
-            init: run.init.clone().filter(|_| is_main),
-            steps_before: summaries.iter().map(|s: &Summary| s.steps).sum(),
+            folder,
+            teacher: summaries.last().map(|s| s.backbone.clone()).or(run.teacher.clone()).filter(|_| is_main),
+            init: init.as_ref().filter(|_| is_main),
+            steps_before: summaries.iter().map(|s| s.steps).sum(),
             goes_on: all_before && !summaries.is_empty(),
             interrupted: &run.interrupted,
         };
@@ -110,11 +122,34 @@ pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
 
 /// A teacher that does not fit its student is told before anything trains.
 fn check_teachers(run: &Run) -> Result<(), Error> {
-    let Some(settings) = &run.plan.main.mimco else { return Ok(()) };
+    let main = &run.plan.main;
+    let Some(settings) = &main.mimco else { return Ok(()) };
     match (&run.teacher, &run.plan.teacher) {
-        (Some(path), _) => check_teacher(settings, &backbone::load(path, &run.plan.given_teacher)?.0.vit.config, &run.plan.main.vit()),
-        (None, Some(config)) => check_teacher(settings, &config.vit(), &run.plan.main.vit()),
+        (Some(path), _) => check_teacher(settings, &backbone::load(path, &main.teacher_overrides())?.0.vit.config, &main.vit()),
+        (None, Some(config)) => check_teacher(settings, &config.vit(), &main.vit()),
         (None, None) => Err(Error::Setting("mimco needs a teacher; give --teacher FILE, or leave it out of the plan to train one".into())),
+    }
+}
+
+/// Weights to begin from, of the main stage's shape.
+fn load_init(path: &Path, config: &Config) -> Result<Backbone, Error> {
+    let (source, _) = backbone::load(path, &BackboneOverrides::default())?;
+    let (theirs, ours) = (source.vit.config.name(), config.vit().name()); // sizes and heads
+    if theirs != ours {
+        return Err(Error::Setting(format!("--init {}: it is {theirs}, the run trains {ours}; set model.* alike", path.display())));
+    }
+    Ok(source)
+}
+
+/// What `--overwrite` would remove must not be what the run begins from.
+fn check_inputs_stay(run: &Run) -> Result<(), Error> {
+    let Ok(out) = run.out.canonicalize() else { return Ok(()) };
+    let inside = |path: &&PathBuf| path.canonicalize().is_ok_and(|path| path.starts_with(&out));
+    match run.teacher.iter().chain(&run.init).find(inside) {
+        Some(path) => {
+            Err(Error::Setting(format!("--overwrite would remove {}; copy it elsewhere first, or give another --out", path.display())))
+        }
+        None => Ok(()),
     }
 }
 

@@ -1,8 +1,10 @@
 //! The run folder: what a training leaves, and what it finds when the same command runs again.
 
+use super::metrics::{EVENTS, LINES as METRICS};
 use crate::settings::Config;
 use crate::{Error, files};
 use std::fs::{self, File, TryLockError};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 const ENVIRONMENT: &str = "environment.json";
@@ -11,9 +13,20 @@ const CHECKPOINTS: &str = "checkpoints";
 const EXPORT: &str = "export";
 const LOG: &str = "train.log";
 const TEACHER: &str = "teacher";
-/// All that a run may have written; `--overwrite` removes these and nothing else.
-const OURS: [&str; 9] = [CONFIG, ENVIRONMENT, "metrics.jsonl", LOG, CHECKPOINTS, EXPORT, "report.html", "summary.json", TEACHER];
-const EVENTS: &str = "events.out.tfevents.";
+/// The files that a run may have written. `--overwrite` removes these and nothing else, what tells a run apart last, so that an interrupted
+/// removal can be taken up again.
+const OURS: [&str; 10] = [
+    "checkpoints/last.safetensors",
+    "checkpoints/best.safetensors",
+    "export/backbone.safetensors",
+    "export/config.json",
+    EVENTS,
+    METRICS,
+    "report.html",
+    "summary.json",
+    ENVIRONMENT,
+    CONFIG,
+];
 
 /// A run folder and its files, held against other runs while this lives.
 pub struct RunFolder {
@@ -24,15 +37,19 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Whether a run of `config` can begin or go on in a folder; nothing is made.
+    /// Whether a run of `config` can begin, go on or, with `overwrite`, begin anew in a folder; nothing is made.
     ///
     /// # Errors
     /// Where it holds a run of other settings or other people's files.
-    pub fn check(path: &Path, config: &Config) -> Result<(), Error> {
+    pub fn check(path: &Path, config: &Config, overwrite: bool) -> Result<(), Error> {
         if path.exists() && !path.is_dir() {
             return Err(Error::file(path, "is a file, not a folder; give --out another name"));
         }
-        if let Ok(text) = fs::read_to_string(path.join(CONFIG)) {
+        if is_run(path) {
+            if overwrite {
+                return Ok(());
+            }
+            let text = fs::read_to_string(path.join(CONFIG)).unwrap_or_default();
             let old = Config::from_toml(&text)
                 .map_err(|e| Error::file(path.join(CONFIG), format!("cannot be read as settings ({e}); use --overwrite to start anew")))?;
             let differences = config.differences(&old);
@@ -43,7 +60,9 @@ impl RunFolder {
                     if differences.len() > 1 { format!(" and {} more", differences.len() - 1) } else { String::new() }
                 )));
             }
-        } else if let Some(name) = names_in(path).find(|name| !is_ours(name)) {
+        } else if !is_run(&path.join(TEACHER))
+            && let Some(name) = names_in(path).find(|name| !is_ours(name))
+        {
             return Err(Error::Setting(format!(
                 "{} holds other files ({name}) and no run; give --out an empty or new folder",
                 path.display()
@@ -52,44 +71,42 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens or makes the folder for a run of `config`.
+    /// Opens or makes a folder that [`RunFolder::check`] found fit, and keeps other runs out.
     ///
     /// # Errors
-    /// As [`RunFolder::check`], or where it cannot be made, or another process trains in it.
-    pub fn open(path: &Path, config: &Config) -> Result<RunFolder, Error> {
-        RunFolder::check(path, config)?;
+    /// Where it cannot be made, or another process trains in it.
+    pub fn open(path: &Path) -> Result<RunFolder, Error> {
         for path in [path.to_path_buf(), path.join(CHECKPOINTS), path.join(EXPORT)] {
             fs::create_dir_all(&path).map_err(|e| Error::file(&path, format!("cannot be made: {e}; give --out a folder you may write")))?;
         }
         let log_path = path.join(LOG);
         let log = File::options().create(true).append(true).open(&log_path).map_err(|e| Error::file(&log_path, files::describe(&e)))?;
-        if let Err(TryLockError::WouldBlock) = log.try_lock() {
-            return Err(Error::file(path, "another run trains in this folder; wait for it, or give another --out"));
-        }
+        lock(path, &log)?;
         Ok(RunFolder { path: path.to_path_buf(), log })
     }
 
-    /// Removes what a run has left in `path`, and nothing else.
+    /// Removes what a run has left in `path` and its `teacher/`, and nothing else.
     ///
     /// # Errors
-    /// Where no run has been there, or something cannot be removed.
+    /// Where another process trains there, or something cannot be removed.
     pub fn clear(path: &Path) -> Result<(), Error> {
-        let is_run = |path: &Path| fs::read_to_string(path.join(CONFIG)).is_ok_and(|text| text.starts_with("method = "));
-        let ours: Vec<PathBuf> = names_in(path).filter(|name| is_ours(name)).map(|name| path.join(name)).collect();
-        if ours.is_empty() {
-            return Ok(());
+        let folders = [path.to_path_buf(), path.join(TEACHER)];
+        let logs: Vec<(PathBuf, File)> =
+            folders.iter().filter_map(|folder| Some((folder.join(LOG), File::open(folder.join(LOG)).ok()?))).collect();
+        logs.iter().try_for_each(|(_, log)| lock(path, log))?;
+        for folder in folders.iter().rev() {
+            for name in OURS {
+                remove(&folder.join(name))?;
+                remove(&folder.join(format!("{name}.tmp")))?;
+            }
         }
-        if !is_run(path) && !is_run(&path.join(TEACHER)) {
-            return Err(Error::Setting(format!(
-                "--overwrite: {} holds {}, but no run that could be overwritten; give another --out",
-                path.display(),
-                ours[0].display()
-            )));
+        logs.iter().try_for_each(|(log, _)| remove(log))?;
+        // What is left in these is somebody else's, and stays with its folder.
+        for folder in folders.iter().rev() {
+            let _ = fs::remove_dir(folder.join(CHECKPOINTS));
+            let _ = fs::remove_dir(folder.join(EXPORT));
         }
-        for path in ours {
-            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(|e| Error::file(&path, format!("cannot be removed: {e}; remove it by hand or give another --out")))?;
-        }
+        let _ = fs::remove_dir(path.join(TEACHER));
         Ok(())
     }
 
@@ -140,15 +157,37 @@ impl RunFolder {
 
     /// `metrics.jsonl`
     pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+        self.path.join(METRICS)
     }
 }
 
+/// Whether a run's settings lie there.
+fn is_run(path: &Path) -> bool {
+    fs::read_to_string(path.join(CONFIG)).is_ok_and(|text| text.starts_with("method = "))
+}
+
+/// Whether a run puts something of this name into its folder.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".tmp").unwrap_or(name);
-    OURS.contains(&name) || name.starts_with(EVENTS)
+    [CHECKPOINTS, EXPORT, LOG, TEACHER].contains(&name) || OURS.contains(&name)
 }
 
 fn names_in(path: &Path) -> impl Iterator<Item = String> {
     fs::read_dir(path).into_iter().flatten().flatten().map(|e| e.file_name().to_string_lossy().into_owned())
+}
+
+fn lock(path: &Path, log: &File) -> Result<(), Error> {
+    match log.try_lock() {
+        Err(TryLockError::WouldBlock) => Err(Error::file(path, "another run trains in this folder; wait for it, or give another --out")),
+        _ => Ok(()),
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound && e.kind() != ErrorKind::NotADirectory => {
+            Err(Error::file(path, format!("cannot be removed: {e}; remove it by hand or give another --out")))
+        }
+        _ => Ok(()),
+    }
 }

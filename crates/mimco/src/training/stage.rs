@@ -7,7 +7,7 @@ use super::run_folder::RunFolder;
 use super::train::{Ended, Training};
 use super::watch::Watch;
 use super::{Images, Summary};
-use crate::interop::backbone::{self, BackboneOverrides, Info};
+use crate::interop::backbone::{self, Info};
 use crate::methods::Method;
 use crate::methods::mask::MaskGenerator;
 use crate::methods::mimco::{Backbone, Mimco};
@@ -17,8 +17,8 @@ use crate::settings::{Config, OptimizerName};
 use crate::{Error, files};
 use mimco_data::Dataset;
 use mimco_data::loader::{Loader, LoaderOptions};
-use mimco_engine::optim::{Optimizer, Rule};
-use std::path::{Path, PathBuf};
+use mimco_engine::optim::{Optimizer, Rule, gradient_norm};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 /// One stage to run.
@@ -26,13 +26,11 @@ pub(super) struct Stage<'a> {
     /// Its settings.
     pub config: &'a Config,
     /// Its run folder.
-    pub out: PathBuf,
+    pub folder: &'a RunFolder,
     /// The frozen teacher, for MimCo.
     pub teacher: Option<PathBuf>,
-    /// What the teacher's file does not say.
-    pub overrides: &'a BackboneOverrides,
     /// Weights to begin from.
-    pub init: Option<PathBuf>,
+    pub init: Option<&'a Backbone>,
     /// Updates of the stage before.
     pub steps_before: u64,
     /// Whether the run was begun before and had ended the stage before this one.
@@ -44,30 +42,26 @@ pub(super) struct Stage<'a> {
 impl Stage<'_> {
     /// Runs the stage to its end, or takes it up where it stopped: its summary, and whether all had been done before; `None` after a signal.
     pub fn run(&self, images: &Images) -> Result<Option<(Summary, bool)>, Error> {
-        let (config, said_batch) = fit_batch(self.config, images.train.len());
-        let (mut method, identity) = self.method(&config, images)?;
-        let folder = RunFolder::open(&self.out, &config)?;
+        let (config, folder) = (self.config, self.folder);
+        let (mut method, identity) = self.method(images)?;
         let begun = folder.last().exists();
         if begun {
             let progress = checkpoint::progress(&folder.last())?;
-            if progress.finished && progress.identity == identity {
+            if progress.finished && progress.identity == identity && folder.backbone().exists() {
                 let seconds = last_figure(&folder.path, "perf/seconds").unwrap_or(0.0);
-                return Ok(Some((summary(&config, &folder, &progress, seconds), true)));
+                return Ok(Some((summary(config, folder, &progress, seconds), true)));
             }
         }
-        let console = Console::open(&folder)?;
+        let console = Console::open(folder)?;
         if !begun {
-            if let Some(path) = &self.init {
-                initialise_from(path, method.as_mut())?;
+            if let Some(init) = self.init {
+                method.load_backbone(&init.parameters);
             }
             files::write_atomically(&folder.config(), config.to_toml().as_bytes())?;
             files::write_atomically(&folder.environment(), environment().as_bytes())?;
         }
-        if let Some(said) = said_batch {
-            console.say(&said);
-        }
-        apply_decay(&config, method.as_mut());
-        let optimizer = Optimizer::new(rule(&config), config.optim.weight_decay, method.parameters());
+        apply_decay(config, method.as_mut());
+        let optimizer = Optimizer::new(rule(config), config.optim.weight_decay, method.parameters());
         let options = LoaderOptions {
             batch_size: config.train.batch_size,
             seed: config.seed,
@@ -77,10 +71,10 @@ impl Stage<'_> {
             max_broken: config.data.max_broken,
         };
         let loader = Loader::new(images.train.clone(), method.pipeline(), options);
-        let watch = Watch::new(&config, &images.train, images.val.as_ref(), config.feature_kind());
+        let watch = Watch::new(config, &images.train, images.val.as_ref(), config.feature_kind());
         let training = Training {
-            config: &config,
-            folder: &folder,
+            config,
+            folder,
             loader: &loader,
             method: method.as_mut(),
             optimizer,
@@ -90,14 +84,14 @@ impl Stage<'_> {
             identity,
             steps_before: self.steps_before,
         };
-        console.say(&opening(&config, &training, images));
+        console.say(&opening(config, &training, images));
         if self.goes_on && !begun {
             console.say(&format!("resumed at step {}", self.steps_before));
         }
         match training.run()? {
             Ended::Interrupted => Ok(None),
             Ended::Complete(progress, optimizer, seconds) => {
-                let summary = finish(&config, &folder, method.as_ref(), &optimizer, progress, seconds)?;
+                let summary = finish(config, folder, method.as_ref(), &optimizer, progress, seconds)?;
                 console.say(&format!("finished: {}", folder.backbone().display()));
                 Ok(Some((summary, false)))
             }
@@ -105,12 +99,13 @@ impl Stage<'_> {
     }
 
     /// What is to be trained, and digests of settings, images and teacher that tell the run apart from another.
-    fn method(&self, config: &Config, images: &Images) -> Result<(Box<dyn Method>, String), Error> {
+    fn method(&self, images: &Images) -> Result<(Box<dyn Method>, String), Error> {
+        let config = self.config;
         let teacher = match (&config.mimco, &self.teacher) {
-            (Some(_), Some(path)) => Some(backbone::load(path, self.overrides)?.0),
+            (Some(_), Some(path)) => Some(backbone::load(path, &config.teacher_overrides())?.0),
             _ => None,
         };
-        let identity = identity(config, images, teacher.as_ref());
+        let identity = identity(config, images, [teacher.as_ref(), self.init]);
         let vit = config.vit();
         let method: Box<dyn Method> = match (&config.moco_v3, &config.mimco, &config.mask, teacher) {
             (_, Some(settings), Some(mask), Some(teacher)) => {
@@ -134,6 +129,13 @@ fn finish(
     seconds: f64,
 ) -> Result<Summary, Error> {
     let (vit, parameters) = method.backbone();
+    if progress.skipped_in_a_row > 0 || !gradient_norm(parameters.flat()).is_finite() {
+        return Err(Error::Training(format!(
+            "the training ended with numbers that are not finite, so nothing was exported; the last good checkpoint is in {}; lower optim.lr or \
+             set optim.clip, and begin anew in another --out",
+            folder.checkpoints().display()
+        )));
+    }
     let info = Info::of(config, vit, progress.optimizer_steps);
     backbone::save(&folder.backbone(), vit, parameters, &info)?;
     progress.finished = true;
@@ -203,17 +205,6 @@ fn apply_decay(config: &Config, method: &mut dyn Method) {
     }
 }
 
-/// Takes a backbone's weights where names and shapes agree; all of them must.
-fn initialise_from(path: &Path, method: &mut dyn Method) -> Result<(), Error> {
-    let (source, _) = backbone::load(path, &BackboneOverrides::default())?;
-    let (theirs, ours) = (source.vit.config.name(), method.backbone().0.config.name()); // sizes and heads
-    if theirs != ours {
-        return Err(Error::Setting(format!("--init {}: it is {theirs}, the run trains {ours}; set model.* alike", path.display())));
-    }
-    method.load_backbone(&source.parameters);
-    Ok(())
-}
-
 fn summary(config: &Config, folder: &RunFolder, progress: &Progress, seconds: f64) -> Summary {
     Summary {
         method: config.method.to_string(),
@@ -225,15 +216,19 @@ fn summary(config: &Config, folder: &RunFolder, progress: &Progress, seconds: f6
     }
 }
 
-/// Tells a run apart from one on other images or with another teacher.
-fn identity(config: &Config, images: &Images, teacher: Option<&Backbone>) -> String {
+/// Tells a run apart from one with other settings, on other images, with another teacher or other weights to begin from.
+fn identity(config: &Config, images: &Images, backbones: [Option<&Backbone>; 2]) -> String {
     let val = images.val.as_ref().map_or(0, Dataset::digest);
-    let teacher = teacher.map_or(String::new(), |teacher| {
-        let mix = |hash: u64, weight: &f32| (hash ^ weight.to_bits() as u64).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
-        let vit = &teacher.vit.config;
-        format!("{:016x} {} {:?} {:?}", teacher.parameters.flat().iter().fold(0, mix), vit.name(), vit.mean, vit.std)
+    let mix = |hash: u64, bits: u64| (hash ^ bits).wrapping_mul(0x0100_0000_01b3).rotate_left(5);
+    let settings = config.lasting().bytes().fold(0, |hash, byte| mix(hash, byte as u64));
+    let backbones = backbones.map(|backbone| {
+        backbone.map_or(String::new(), |backbone| {
+            let weights = backbone.parameters.flat().iter().fold(0, |hash, weight| mix(hash, weight.to_bits() as u64));
+            let vit = &backbone.vit.config;
+            format!("{weights:016x} {} {:?} {:?}", vit.name(), vit.mean, vit.std)
+        })
     });
-    format!("{:016x}-{val:016x}-{}-{teacher}", images.train.digest(), config.seed)
+    format!("{settings:016x}-{:016x}-{val:016x}-{}", images.train.digest(), backbones.join("-"))
 }
 
 /// What the run ran on, for `environment.json`.

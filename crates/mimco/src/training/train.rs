@@ -68,7 +68,7 @@ impl Training<'_> {
             progress = checkpoint::restore(&self.folder.last(), self.method, &mut self.optimizer)?;
             if progress.identity != self.identity {
                 return Err(Error::Setting(format!(
-                    "{} was begun with other images or another teacher; give the same ones to resume, another --out, or --overwrite",
+                    "{} was begun with other images, another teacher or other weights; give the same ones to resume, another --out, or --overwrite",
                     self.folder.path.display()
                 )));
             }
@@ -82,17 +82,19 @@ impl Training<'_> {
         let total = self.total_steps();
         let epochs = self.config.train.epochs as u64;
         let mut gradients = self.method.parameters().zeros_like();
+        self.watch.peak_flop_per_second(); // measured before the clock runs
         let mut speed = Speed::begin(before);
         self.console.begin(progress.step, total);
 
         while progress.epoch < epochs {
             let mut batches = self.loader.epoch(progress.epoch, progress.batch as usize);
             while progress.batch < self.steps_per_epoch() * self.config.train.accumulate as u64 {
-                let clock = Clock { step: progress.step, total, epoch: progress.epoch, seed: self.config.seed };
+                let clock = Clock { step: progress.step, draw: 0, total, epoch: progress.epoch, seed: self.config.seed };
                 gradients.fill(0.0);
                 let mut figures = Figures::new();
                 let share = 1.0 / self.config.train.accumulate as f32;
-                for _ in 0..self.config.train.accumulate {
+                for part in 0..self.config.train.accumulate as u64 {
+                    let clock = Clock { draw: clock.step * self.config.train.accumulate as u64 + part, ..clock };
                     let waiting = Instant::now();
                     let batch: Batch = match batches.next() {
                         Some(batch) => batch?,
@@ -101,6 +103,8 @@ impl Training<'_> {
                         }
                     };
                     speed.waited(waiting, batch.indices.len());
+                    progress.broken.extend(&batch.broken);
+                    self.loader.check_broken(&progress.broken)?;
                     for (name, value) in self.method.step(&batch, clock, share, &mut gradients) {
                         *figures.entry(name).or_default() += value * share as f64;
                     }
@@ -203,7 +207,7 @@ impl Training<'_> {
             let (vit, parameters) = self.method.backbone();
             let looked = self.watch.look(vit, parameters)?;
             speed.pause(paused);
-            metrics.log(progress.step, progress.epoch, &looked.figures)?;
+            metrics.log(progress.step, progress.epoch - 1, &looked.figures)?;
             self.console.looked(progress.epoch, &looked);
             if let Some(&knn) = looked.figures.get("eval/knn_top1")
                 && progress.best_knn.is_none_or(|best| knn > best)
@@ -220,8 +224,8 @@ impl Training<'_> {
     }
 
     fn save(&self, path: &std::path::Path, progress: &mut Progress, metrics: &mut MetricsWriter) -> Result<(), Error> {
-        if !gradient_norm(self.method.parameters().flat()).is_finite() {
-            self.console.say(&format!("step {}: weights are not finite, so the checkpoint before this one stays", progress.step));
+        if progress.skipped_in_a_row > 0 || !gradient_norm(self.method.parameters().flat()).is_finite() {
+            self.console.say(&format!("step {}: numbers are not finite, so the checkpoint before this one stays", progress.step));
             return Ok(());
         }
         metrics.flush()?;
