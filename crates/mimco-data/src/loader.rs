@@ -331,9 +331,18 @@ mod tests {
         assert_eq!(one.broken().len(), 5);
         assert!(one.broken()[0].0 == "00.png" && one.broken()[0].1.contains("is not a"));
 
+        // Each batch tells those that were to be in it, whatever is known already and whoever loads it.
+        let told = |loader: &Loader| loader.epoch(0, 0).map(|b| b.unwrap().broken).collect::<Vec<_>>();
+        assert_eq!(told(&one), told(&two));
+        let all: BTreeSet<u32> = told(&one).into_iter().flatten().collect();
+        assert_eq!(all, [0, 8, 16, 24, 32].into());
+        assert!(one.check_broken(&all).is_ok(), "ten always may");
+
         (0..12).for_each(|i| write(format!("{i:02}.png"), false)); // more than 10
-        let error = loader(2).epoch(0, 0).find_map(|b| b.err()).unwrap().to_string();
-        assert!(error.contains("data.max_broken") && error.contains(".png"), "{error}");
+        let many = loader(2);
+        let all: BTreeSet<u32> = told(&many).into_iter().flatten().collect();
+        let error = many.check_broken(&all).unwrap_err().to_string();
+        assert!(error.starts_with("15 of 40 images") && error.contains("data.max_broken") && error.contains("00.png"), "{error}");
         (0..40).for_each(|i| write(format!("{i:02}.png"), false));
         assert!(loader(1).epoch(0, 0).any(|b| b.is_err()));
     }

@@ -83,10 +83,10 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
     }
 }
 
-/// Rows a block: by the shape alone, never by the number of threads. An even number of blocks of 256 rows and more, since each packs the other
+/// Rows a block: by the shape alone, never by the number of threads. An even number of blocks of 512 rows and more, since each packs the other
 /// factor anew; two at least.
 pub fn block_rows(m: usize) -> usize {
-    let pairs = (m / 512).clamp(1, 32);
+    let pairs = (m / 1024).clamp(1, 32);
     m.div_ceil(2 * pairs).next_multiple_of(16)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b [outputs], y [rows, outputs].
 
-use crate::cpu::matmul::{Matrix, block_rows, matmul, matmul_serial};
+use crate::cpu::matmul::{Matrix, matmul, matmul_serial};
 use crate::cpu::threads::{Parts, for_each_chunk, parallel};
 use crate::cpu::vector::{gelu, gelu_derivative, wide};
 use crate::{ParameterId, Tape, Tensor, Var};
@@ -75,7 +75,8 @@ impl Tape<'_> {
             let d = Matrix::new(dy.data(), rows, outputs);
             if let Some(dw) = pass.gradient(weight) {
                 // dW += dyᵀ x, a long product over the rows into few blocks of outputs.
-                let block = block_rows(outputs).min(outputs);
+                const BLOCK: usize = 64;
+                let block = BLOCK.min(outputs);
                 let x = Matrix::new(x.value.data(), rows, inputs);
                 for_each_chunk(dw, block * inputs, |i, dw| {
                     let columns = dw.len() / inputs;

@@ -4,6 +4,7 @@
 //! The paper's abstract fixes the two stages, the pre-trained contrastive teacher and the two losses; what it leaves open are settings here.
 
 use super::mask::MaskGenerator;
+use super::queue::Queue;
 use super::{Clock, Figures, Find, Method, StateArray, copy_named};
 use crate::Error;
 use crate::models::heads::LightHead;
@@ -73,15 +74,6 @@ struct Reads {
     places: Vec<usize>,
 }
 
-/// Past image features of the teacher, the oldest replaced first.
-struct Queue {
-    capacity: usize,
-    width: usize,
-    features: Vec<f32>,
-    owners: Vec<u64>,
-    next: usize,
-}
-
 impl Mimco {
     /// A training of a student of these sizes at its beginning; `images` is the size of the training set, of which the queue holds at most half.
     ///
@@ -115,7 +107,7 @@ impl Mimco {
             copy_named(&teacher.parameters, &mut parameters, "");
         }
         let capacity = if settings.image_loss == ImageLoss::Queue { settings.queue_size.min(images / 2) } else { 0 };
-        let queue = Queue { capacity, width: theirs.width, features: Vec::new(), owners: Vec::new(), next: 0 };
+        let queue = Queue::new(capacity, theirs.width);
         Ok(Mimco {
             settings: settings.clone(),
             augment: config.mim_augment(),
@@ -163,7 +155,7 @@ impl Mimco {
             image_target = Some(target);
             let factor = self.factor(self.settings.image_temperature);
             // Among no negatives, as a queue begins, neither tells anything.
-            if self.settings.image_loss != ImageLoss::Queue || !self.queue.owners.is_empty() {
+            if self.settings.image_loss != ImageLoss::Queue || !self.queue.is_empty() {
                 figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
                 figures.insert("train/acc_image", 100.0 * wins as f64);
             }
@@ -261,9 +253,9 @@ impl Mimco {
         let temperature = self.settings.image_temperature;
         let alignment = mean_cosine(&prediction.value, &target);
         let (loss, wins) = if self.settings.image_loss == ImageLoss::Queue {
-            let keys = Tensor::from_slice([1, self.queue.owners.len(), target.width()], &self.queue.features);
+            let keys = self.queue.keys();
             let owners_wide: Vec<u64> = owners.iter().map(|&i| i as u64).collect();
-            let owners = Some((&owners_wide[..], &self.queue.owners[..]));
+            let owners = Some((&owners_wide[..], self.queue.owners()));
             let contrast = Contrast { keys: &keys, candidates: Candidates::Beside(&target), owners, temperature };
             tape.info_nce(&prediction, &contrast)
         } else {
@@ -317,34 +309,11 @@ impl Method for Mimco {
     }
 
     fn state(&self) -> Vec<StateArray> {
-        let queue = &self.queue;
-        if queue.owners.is_empty() {
-            return Vec::new();
-        }
-        // Image numbers below 2^24 are exact in f32; larger ones go in two halves.
-        let halves = |f: fn(u64) -> u64| queue.owners.iter().map(|&o| f(o) as f32).collect::<Vec<f32>>();
-        let n = queue.owners.len();
-        let array = |name: &str, shape: Vec<usize>, data| StateArray { name: format!("queue.{name}"), shape, data };
-        vec![
-            array("features", vec![n, queue.width], queue.features.clone()),
-            array("owners_high", vec![n], halves(|o| o >> 16)),
-            array("owners_low", vec![n], halves(|o| o & 0xffff)),
-            array("next", vec![2], vec![(queue.next >> 16) as f32, (queue.next & 0xffff) as f32]),
-        ]
+        self.queue.state()
     }
 
     fn restore(&mut self, find: Find<'_>) -> Result<(), Error> {
-        if self.queue.capacity == 0 {
-            return Ok(());
-        }
-        // 0 asks for any size: the queue may not have been full, or begun.
-        let next = find("queue.next", 0)?;
-        let [high, low] = next[..] else { return Ok(()) };
-        let (highs, lows) = (find("queue.owners_high", 0)?, find("queue.owners_low", 0)?);
-        self.queue.next = ((high as usize) << 16) | low as usize;
-        self.queue.owners = highs.iter().zip(&lows).map(|(&h, &l)| ((h as u64) << 16) | l as u64).collect();
-        self.queue.features = find("queue.features", self.queue.owners.len() * self.queue.width)?;
-        Ok(())
+        self.queue.restore(find)
     }
 
     /// The student's forward and backward (twice a forward, but no pixels' gradient), the teacher's forward.
@@ -360,24 +329,6 @@ impl Method for Mimco {
 
     fn backbone(&self) -> (&Vit, &Parameters) {
         (&self.student, &self.parameters)
-    }
-}
-
-impl Queue {
-    fn push(&mut self, features: &[f32], owners: &[u32]) {
-        if self.capacity == 0 {
-            return;
-        }
-        for (feature, &owner) in features.chunks_exact(self.width).zip(owners) {
-            if self.owners.len() < self.capacity {
-                self.features.extend_from_slice(feature);
-                self.owners.push(owner as u64);
-            } else {
-                self.features[self.next * self.width..][..self.width].copy_from_slice(feature);
-                self.owners[self.next] = owner as u64;
-            }
-            self.next = (self.next + 1) % self.capacity;
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod mask;
 pub mod mimco;
 pub mod moco_v3;
+mod queue;
 
 use crate::Error;
 use crate::models::vit::Vit;

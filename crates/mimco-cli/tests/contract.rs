@@ -1,0 +1,145 @@
+//! The commands as people and scripts use them: what they print, what they leave.
+
+mod common;
+
+use common::{mimco, picture, pretrain, success};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// The one JSON object on the one line of standard output.
+fn json(command: &mut Command) -> serde_json::Value {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", common::stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// `train/` and `validation/` with two classes that colour tells apart, a stray name with a space and an accent among them.
+fn labelled(folder: &Path) {
+    for (part, count) in [("train", 24), ("validation", 8)] {
+        for (class, channel) in [("blue things", 2), ("rouge é", 0)] {
+            let place = folder.join(part).join(class);
+            fs::create_dir_all(&place).unwrap();
+            for i in 0..count {
+                let mut image = picture(i + 40 * channel as u32, 20, 20);
+                image.pixels_mut().for_each(|p| p[channel] = p[channel] / 2 + 128);
+                image.pixels_mut().for_each(|p| p[2 - channel] /= 4);
+                image.save(place.join(format!("{i:02}.png"))).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn from_a_labelled_folder_to_figures_and_features() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    labelled(&data);
+    let done = json(pretrain(&data, &out, &["--json"]).arg("train.knn_k=5"));
+    assert_eq!(done["stages"].as_array().unwrap().len(), 2);
+    for stage in [&out, &out.join("teacher")] {
+        for name in ["config.toml", "environment.json", "train.log", "checkpoints/last.safetensors", "checkpoints/best.safetensors"] {
+            assert!(stage.join(name).is_file(), "{name}");
+        }
+        for name in ["export/backbone.safetensors", "export/config.json", "report.html", "events.out.tfevents.0.mimco"] {
+            assert!(stage.join(name).is_file(), "{name}");
+        }
+        let metrics = fs::read_to_string(stage.join("metrics.jsonl")).unwrap();
+        for name in ["train/loss", "train/loss_image", "train/acc_image", "optim/lr", "optim/grad_norm", "perf/img_per_s", "perf/data_wait"]
+        {
+            assert!(metrics.contains(&format!("\"{name}\":")), "{name}");
+        }
+        for name in ["perf/mfu", "eval/knn_top1", "health/rankme", "health/feature_std"] {
+            assert!(metrics.contains(&format!("\"{name}\":")), "{name}");
+        }
+    }
+    let metrics = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    assert!(["train/loss_patch", "train/acc_patch", "health/teacher_alignment"].iter().all(|name| metrics.contains(name)));
+
+    let backbone = out.join("export/backbone.safetensors");
+    let sets = |verb: &str, backbone: &Path| {
+        let mut command = mimco();
+        command.arg(verb).arg("--backbone").arg(backbone).arg("--train").arg(data.join("train"));
+        command.arg("--val").arg(data.join("validation")).arg("--json");
+        command
+    };
+    let knn = json(sets("knn", &backbone).args(["--k", "5"]))["knn_top1"].as_f64().unwrap();
+    let linear = json(&mut sets("linear", &backbone))["linear_top1"].as_f64().unwrap();
+    assert!(knn > 80.0 && linear > 80.0, "colour tells the classes apart: {knn} {linear}");
+    // A checkpoint is a backbone too; the best one is as good as the metrics say.
+    let best = json(sets("knn", &out.join("checkpoints/best.safetensors")).args(["--k", "5"]))["knn_top1"].as_f64().unwrap();
+    let seen: Vec<f64> =
+        metrics.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok()?["eval/knn_top1"].as_f64()).collect();
+    assert!((best - seen.iter().copied().fold(0.0, f64::max)).abs() < 1e-9, "{best} of {seen:?}");
+
+    // Features with their names, each independent of what else is in the set.
+    let embed = |data: &Path, out: &Path| {
+        json(mimco().arg("embed").arg("--backbone").arg(&backbone).arg("--data").arg(data).arg("--out").arg(out).arg("--json"))
+    };
+    let (all, one) = (folder.path().join("all.npy"), folder.path().join("one.npy"));
+    assert_eq!(embed(&data.join("validation"), &all)["images"], 16);
+    assert_eq!(embed(&data.join("validation/rouge é"), &one)["width"], 128);
+    let names = fs::read_to_string(folder.path().join("all.names.txt")).unwrap();
+    assert_eq!((names.lines().next(), names.lines().nth(8)), (Some("blue things/00.png"), Some("rouge é/00.png")));
+    let rows = |path: &Path| {
+        let bytes = fs::read(path).unwrap();
+        bytes[10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize..].to_vec()
+    };
+    assert_eq!(rows(&all)[8 * 4 * 128..], rows(&one)[..], "bit for bit");
+}
+
+#[test]
+fn settings_are_printed_as_a_recipe_for_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let print = |more: &[&str]| {
+        let output = mimco().args(["pretrain", "--print-config"]).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", common::stderr(&output));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let first = print(&["seed=3", "model.heads=6", "teacher.train.epochs=9", "data.mean=[0.1, 0.2, 0.3]"]);
+    assert!(first.contains("seed = 3") && first.contains("heads = 6") && first.contains("mean = [0.1, 0.2, 0.3]"), "{first}");
+    let path = folder.path().join("mine.toml");
+    fs::write(&path, &first).unwrap();
+    assert_eq!(print(&["--recipe", path.to_str().unwrap()]), first);
+}
+
+#[test]
+fn completions_know_the_verbs() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = mimco().args(["completions", shell]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(["pretrain", "check-data", "embed"].iter().all(|verb| text.contains(verb)), "{shell}");
+    }
+}
+
+/// The demo with few patches and epochs: what it leaves, not how good it is.
+#[test]
+fn the_demo_leaves_its_table_and_a_second_run_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("demo");
+    let run = || {
+        let mut command = mimco();
+        command.arg("demo").arg("--out").arg(&out).args(["--json", "train.epochs=1", "model.patch_size=14", "mask.unit=1"]);
+        command
+    };
+    let said = json(&mut run());
+    let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
+    assert_eq!(said, summary);
+    assert!(summary["dataset"].as_str().unwrap().contains("Fashion-MNIST") && summary["seconds"].as_f64().unwrap() > 0.0);
+    let rows = summary["rows"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pixels", "random", "teacher", "student"]);
+    for row in rows {
+        assert!(row["method"].is_string() && row["epochs"].is_u64() && row["seconds"].is_number());
+        assert!(row["knn_top1"].as_f64().unwrap() > 30.0 && row["linear_top1"].as_f64().unwrap() > 30.0, "{row}");
+    }
+    // Raw pixels need no training, so their row is the same whatever was trained.
+    assert!((rows[0]["knn_top1"].as_f64().unwrap() - 82.0).abs() < 0.5, "{}", rows[0]);
+    let report = fs::read(out.join("report.html")).unwrap();
+    assert!(String::from_utf8_lossy(&report).contains("data:image/png;base64,"));
+    let again = success(&mut run());
+    assert!(again.contains("finished already"), "{again}");
+    assert_eq!(fs::read(out.join("report.html")).unwrap(), report);
+}
