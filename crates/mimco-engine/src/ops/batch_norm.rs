@@ -13,9 +13,9 @@ const COLUMNS: usize = 32;
 /// What inference would use in place of the batch's statistics.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RunningStatistics {
-    /// [width]
+    /// `[width]`
     pub mean: Vec<f32>,
-    /// [width]
+    /// `[width]`
     pub variance: Vec<f32>,
 }
 
@@ -27,7 +27,7 @@ impl RunningStatistics {
 }
 
 impl Tape<'_> {
-    /// x [rows, width], weight and bias [width] -> [rows, width]; `running` is updated.
+    /// x [rows, width], weight and bias `[width]` -> [rows, width]; `running` is updated.
     pub fn batch_norm(&mut self, x: &Var, affine: Option<(ParameterId, ParameterId)>, relu: bool, running: &mut RunningStatistics) -> Var {
         let (rows, width) = (x.value.rows(), x.value.width());
         let parameters = self.parameters();

@@ -8,7 +8,7 @@ use crate::{ParameterId, Tape, Tensor, Var};
 const ROWS: usize = 64;
 
 impl Tape<'_> {
-    /// x [rows, width], weight and bias [width] -> [rows, width].
+    /// x [rows, width], weight and bias `[width]` -> [rows, width].
     pub fn layer_norm(&mut self, x: &Var, weight: ParameterId, bias: ParameterId, eps: f32) -> Var {
         let (rows, width) = (x.value.rows(), x.value.width());
         let (w, b) = (self.parameters().get(weight), self.parameters().get(bias));

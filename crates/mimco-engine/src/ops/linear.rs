@@ -1,6 +1,6 @@
 //! y = act(x Wᵀ + b), the activation applied to each block of the product while it is in cache.
 //!
-//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b [outputs], y [rows, outputs].
+//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs].
 
 use crate::cpu::matmul::{Matrix, matmul, matmul_serial};
 use crate::cpu::threads::{Parts, for_each_chunk, parallel};
@@ -17,7 +17,7 @@ pub enum Activation {
 }
 
 impl Tape<'_> {
-    /// y = act(x Wᵀ + b): x [rows, inputs], weight [outputs, inputs], bias [outputs] -> [rows, outputs].
+    /// y = act(x Wᵀ + b): x [rows, inputs], weight [outputs, inputs], bias `[outputs]` -> [rows, outputs].
     pub fn linear(&mut self, x: &Var, weight: ParameterId, bias: Option<ParameterId>, activation: Activation) -> Var {
         let parameters = self.parameters();
         let (rows, inputs) = (x.value.rows(), x.value.width());

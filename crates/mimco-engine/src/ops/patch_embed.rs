@@ -12,7 +12,7 @@ use crate::{ParameterId, Tape, Tensor, Var};
 use super::linear::add_column_sums;
 
 impl Tape<'_> {
-    /// images [batch, channels, height, width], weight [width, channels, patch, patch], bias [width] -> [batch · tokens, width];
+    /// images [batch, channels, height, width], weight [width, channels, patch, patch], bias `[width]` -> [batch · tokens, width];
     /// tokens in rows of patches from the top left.
     pub fn patch_embed(&mut self, images: &Tensor, mean: &[f32], std: &[f32], weight: ParameterId, bias: ParameterId) -> Var {
         let shape = &self.parameters().entry(weight).shape;

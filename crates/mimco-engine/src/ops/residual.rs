@@ -10,7 +10,7 @@ use super::check_offsets;
 /// Drop path's scales: image i owns the rows `offsets[i]..offsets[i + 1]`.
 #[derive(Clone)]
 pub struct DropPath {
-    /// [images], 0 or 1 / (1 - rate).
+    /// `[images]`, 0 or 1 / (1 - rate).
     pub scales: Arc<[f32]>,
     /// [images + 1].
     pub offsets: Arc<[usize]>,

@@ -118,7 +118,7 @@ struct View {
     scale: Vec<f32>,
     /// The axes as columns [width, width].
     axes: Option<Vec<f32>>,
-    /// Variance along each axis [width].
+    /// Variance along each axis `[width]`.
     variances: Vec<f64>,
 }
 

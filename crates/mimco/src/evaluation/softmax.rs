@@ -23,7 +23,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// mean over rows of -ln softmax(x Wᵀ)[label] + regularisation / 2 · Σ W² but for the biases, at W = `weights` [classes, width];
+    /// mean over rows of -ln softmax(x Wᵀ)`[label]` + regularisation / 2 · Σ W² but for the biases, at W = `weights` [classes, width];
     /// writes its gradient.
     pub(super) fn loss(&self, weights: &[f64], regularisation: f64, gradient: &mut [f64]) -> f64 {
         let (rows, width, size) = (self.labels.len(), self.width, weights.len());
@@ -77,7 +77,7 @@ impl Problem {
     }
 }
 
-/// -ln softmax(logits)[label]; leaves softmax(logits) minus the one-hot label.
+/// -ln softmax(logits)`[label]`; leaves softmax(logits) minus the one-hot label.
 fn cross_entropy(logits: &mut [f32], label: usize) -> f64 {
     let wanted = logits[label];
     let (top, sum) = wide(

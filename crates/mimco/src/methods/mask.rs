@@ -28,7 +28,7 @@ impl MaskGenerator {
         self.hidden_units * self.unit * self.unit
     }
 
-    /// The mask of image `index` in `epoch`, [grid²], true where hidden.
+    /// The mask of image `index` in `epoch`, `[grid²]`, true where hidden.
     pub fn draw(&self, seed: u64, epoch: u64, index: u64) -> Vec<bool> {
         let across = self.grid / self.unit;
         let mut units: Vec<usize> = (0..across * across).collect();

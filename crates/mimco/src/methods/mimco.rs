@@ -64,7 +64,7 @@ impl Places {
 struct Reads {
     /// Rows that the student works out; all where there are none.
     rows: Option<Arc<[usize]>>,
-    /// Where the class tokens are among them, [batch].
+    /// Where the class tokens are among them, `[batch]`.
     class: Arc<[usize]>,
     /// Where the patches asked for are among them, [batch · asked].
     asked: Arc<[usize]>,
@@ -127,7 +127,7 @@ impl Mimco {
 
     /// The loss of a batch of crops [batch, 3, size, size] in 0..1. `places` [batch · patches] are hidden from the student and asked of it, as
     /// many of each image. The gradient is added to
-    /// `gradients` times `share`. `owners` [batch] are the images' numbers in the set.
+    /// `gradients` times `share`. `owners` `[batch]` are the images' numbers in the set.
     pub fn losses(&mut self, images: &Tensor, places: &Places, owners: &[u32], clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
         let targets = self.teacher_features(images);
         let mut tape = Tape::recording(&self.parameters);

@@ -29,7 +29,7 @@ impl Queue {
         Tensor::from_slice([1, self.owners.len(), self.width], &self.features)
     }
 
-    /// Which image each feature is of, [filled].
+    /// Which image each feature is of, `[filled]`.
     pub fn owners(&self) -> &[u64] {
         &self.owners
     }

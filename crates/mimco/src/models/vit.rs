@@ -212,7 +212,7 @@ impl Vit {
         (0..=batch).map(|i| i * (self.config.patches() + 1)).collect()
     }
 
-    /// Rows of the class tokens: [batch].
+    /// Rows of the class tokens: `[batch]`.
     pub fn class_rows(&self, batch: usize) -> Arc<[usize]> {
         self.offsets(batch)[..batch].into()
     }

@@ -4,7 +4,7 @@ use super::checkpoint::{self, Progress};
 use super::console::Console;
 use super::metrics::last_figure;
 use super::run_folder::RunFolder;
-use super::train::{Ended, Training};
+use super::train::{Trained, Training};
 use super::watch::Watch;
 use super::{Images, Summary};
 use crate::interop::backbone::{self, Info};
@@ -88,14 +88,10 @@ impl Stage<'_> {
         if self.goes_on && !begun {
             console.say(&format!("resumed at step {}", self.steps_before));
         }
-        match training.run()? {
-            Ended::Interrupted => Ok(None),
-            Ended::Complete(progress, optimizer, seconds) => {
-                let summary = finish(config, folder, method.as_ref(), &optimizer, progress, seconds)?;
-                console.say(&format!("finished: {}", folder.backbone().display()));
-                Ok(Some((summary, false)))
-            }
-        }
+        let Some(trained) = training.run()? else { return Ok(None) };
+        let summary = finish(config, folder, method.as_ref(), trained)?;
+        console.say(&format!("finished: {}", folder.backbone().display()));
+        Ok(Some((summary, false)))
     }
 
     /// What is to be trained, and digests of settings, images and teacher that tell the run apart from another.
@@ -120,14 +116,8 @@ impl Stage<'_> {
 }
 
 /// Writes what a finished stage leaves: the export, the report, and a checkpoint that says so.
-fn finish(
-    config: &Config,
-    folder: &RunFolder,
-    method: &dyn Method,
-    optimizer: &Optimizer,
-    mut progress: Progress,
-    seconds: f64,
-) -> Result<Summary, Error> {
+fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Trained) -> Result<Summary, Error> {
+    let Trained { mut progress, optimizer, seconds } = trained;
     let (vit, parameters) = method.backbone();
     if progress.skipped_in_a_row > 0 || !gradient_norm(parameters.flat()).is_finite() {
         return Err(Error::Training(format!(
@@ -151,7 +141,7 @@ fn finish(
     let title = format!("{}: a run of mimco", config.method);
     let report = RunReport { title: &title, facts: &facts, metrics: &folder.metrics(), config: &config.to_toml(), notes: &[] };
     write_run(&folder.report(), &report)?;
-    checkpoint::save(&folder.last(), config, method, optimizer, &progress)?;
+    checkpoint::save(&folder.last(), config, method, &optimizer, &progress)?;
     Ok(summary)
 }
 

@@ -41,12 +41,14 @@ pub struct Training<'a> {
     pub steps_before: u64,
 }
 
-/// How a training ended.
-pub enum Ended {
-    /// All epochs done: where it stands, the optimizer for the last checkpoint, and the seconds of all sittings.
-    Complete(Progress, Optimizer, f64),
-    /// A signal came; a checkpoint is written.
-    Interrupted,
+/// A training whose epochs are all done.
+pub struct Trained {
+    /// Where it stands.
+    pub progress: Progress,
+    /// The optimizer, for the last checkpoint.
+    pub optimizer: Optimizer,
+    /// Seconds of all sittings.
+    pub seconds: f64,
 }
 
 impl Training<'_> {
@@ -60,8 +62,8 @@ impl Training<'_> {
         self.steps_per_epoch() * self.config.train.epochs as u64
     }
 
-    /// Trains to the end or to a signal.
-    pub fn run(mut self) -> Result<Ended, Error> {
+    /// Trains to the end; to a signal, which leaves nothing but a checkpoint.
+    pub fn run(mut self) -> Result<Option<Trained>, Error> {
         let mut metrics;
         let mut progress;
         if self.folder.last().exists() {
@@ -124,7 +126,7 @@ impl Training<'_> {
                 }
                 if interrupted && !epoch_ends {
                     self.console.say(&format!("interrupted at step {}: checkpoint written, the same command resumes", progress.step));
-                    return Ok(Ended::Interrupted);
+                    return Ok(None);
                 }
             }
             drop(batches);
@@ -133,11 +135,11 @@ impl Training<'_> {
             self.end_of_epoch(&mut progress, &mut metrics, &mut speed, epochs)?;
             if self.interrupted.load(Ordering::Relaxed) && progress.epoch < epochs {
                 self.console.say(&format!("interrupted at step {}: checkpoint written, the same command resumes", progress.step));
-                return Ok(Ended::Interrupted);
+                return Ok(None);
             }
         }
         self.console.end();
-        Ok(Ended::Complete(progress, self.optimizer, speed.seconds()))
+        Ok(Some(Trained { progress, optimizer: self.optimizer, seconds: speed.seconds() }))
     }
 
     /// One update, or none where loss or gradient are not finite.
