@@ -89,10 +89,11 @@ impl MocoV3 {
     /// loss = ctr(q1, k2) + ctr(q2, k1), ctr = 2τ · InfoNCE over the batch.
     pub fn losses(&mut self, views: [&Tensor; 2], clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
         let keys = views.map(|view| self.keys(view));
-        let mut tape = Tape::recording(&self.parameters);
-        let mut ctr = Vec::new();
-        let mut wins = 0.0;
+        let factor = 2.0 * self.settings.temperature;
+        let (mut loss, mut wins) = (0.0, 0.0);
         for (i, view) in views.into_iter().enumerate() {
+            // A tape for each view: its loss needs nothing of the other's, and memory holds one at a time.
+            let mut tape = Tape::recording(&self.parameters);
             let drop_path = (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, 2 * clock.draw + i as u64));
             let forward = Forward { drop_path, ..self.forward.clone() };
             let class = class_tokens(&self.encoder, &mut tape, view, &forward);
@@ -107,13 +108,11 @@ impl MocoV3 {
                 owners: None,
                 temperature: self.settings.temperature,
             };
-            let (loss, won) = tape.info_nce(&q, &contrast);
-            ctr.push((loss, 2.0 * self.settings.temperature));
+            let (ctr, won) = tape.info_nce(&q, &contrast);
+            tape.backward(&ctr, Tensor::scalar(share * factor), gradients, None);
+            loss += (factor * ctr.value.item()) as f64;
             wins += 100.0 * won as f64 / 2.0;
         }
-        let loss = tape.weighted_sum(&ctr);
-        tape.backward(&loss, Tensor::scalar(share), gradients, None);
-        let loss = loss.value.item() as f64;
         Figures::from([("train/loss", loss), ("train/loss_image", loss), ("train/acc_image", wins)])
     }
 
