@@ -58,6 +58,7 @@ fn broken_images_are_skipped_counted_and_named() {
     }
     assert!(log.contains("20000x20000 pixels are over the limit"), "{log}");
     assert!(!log.contains("dot.png"), "an image of one pixel is an image");
+    assert!(fs::read_to_string(out.join("report.html")).unwrap().contains("4 images could not be read"));
     // A file that may not be read: not a test for root, who may read everything.
     let report = mimco().arg("check-data").arg(&data).arg("--json").output().unwrap();
     let report = String::from_utf8(report.stdout).unwrap();

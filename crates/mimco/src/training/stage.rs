@@ -139,7 +139,14 @@ fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Tra
     ];
     facts.extend(summary.best_knn_top1.map(|knn| ("best kNN accuracy while training".to_string(), format!("{knn:.1} %"))));
     let title = format!("{}: a run of mimco", config.method);
-    let report = RunReport { title: &title, facts: &facts, metrics: &folder.metrics(), config: &config.to_toml(), notes: &[] };
+    let mut notes = Vec::new();
+    if progress.skipped > 0 {
+        notes.push(format!("{} updates were skipped, since their loss or gradient was not finite.", progress.skipped));
+    }
+    if !progress.broken.is_empty() {
+        notes.push(format!("{} images could not be read and were replaced by others; train.log names them.", progress.broken.len()));
+    }
+    let report = RunReport { title: &title, facts: &facts, metrics: &folder.metrics(), config: &config.to_toml(), notes: &notes };
     write_run(&folder.report(), &report)?;
     checkpoint::save(&folder.last(), config, method, &optimizer, &progress)?;
     Ok(summary)
