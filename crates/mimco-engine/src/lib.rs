@@ -13,6 +13,7 @@ mod parameters;
 mod tape;
 mod tensor;
 
+pub use cpu::product::Precision;
 pub use parameters::{Entry, ParameterId, Parameters};
 pub use tape::{Backpass, Tape, Var};
 pub use tensor::{Shape, Tensor};

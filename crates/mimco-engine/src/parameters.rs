@@ -1,7 +1,9 @@
 //! All parameters of a model as named ranges of one flat buffer, with a table of learning rate and decay a range.
 
 use crate::cpu::buffer::Buffer;
+use crate::cpu::product::{Operand, Panels, Precision, Values};
 use std::ops::Range;
+use std::sync::OnceLock;
 
 /// A parameter's place in the table of its [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +32,15 @@ pub struct Parameters {
     entries: Vec<Entry>,
     values: Option<Buffer>,
     len: usize,
+    precision: Precision,
+    packed: Vec<Packed>,
+}
+
+/// A matrix packed for products, once for as long as its elements stay as they are.
+#[derive(Clone, Default)]
+struct Packed {
+    itself: OnceLock<Panels>,
+    transpose: OnceLock<Panels>,
 }
 
 impl Parameters {
@@ -51,6 +62,7 @@ impl Parameters {
             values[..old.len()].copy_from_slice(&old);
         }
         self.values = Some(values);
+        self.unpack();
         ParameterId(self.entries.len() - 1)
     }
 
@@ -84,6 +96,38 @@ impl Parameters {
         &self.flat()[self.entries[id.0].range.clone()]
     }
 
+    /// What products with these parameters are worked out in, and activations kept in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Changes the precision of products and activations; the parameters themselves stay in f32.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+        self.unpack();
+    }
+
+    /// A parameter [outputs, ...] as a matrix W with a row an output, packed as the right factor of x W.
+    pub fn panels(&self, id: ParameterId) -> &Panels {
+        self.packed[id.0].itself.get_or_init(|| Panels::new(self.matrix(id), self.precision))
+    }
+
+    /// The same, packed as the right factor of x Wᵀ.
+    pub fn panels_t(&self, id: ParameterId) -> &Panels {
+        self.packed[id.0].transpose.get_or_init(|| Panels::new(self.matrix(id).t(), self.precision))
+    }
+
+    fn matrix(&self, id: ParameterId) -> Operand<'_> {
+        let (values, outputs) = (self.get(id), self.entry(id).shape[0]);
+        Operand::new(Values::F32(values), outputs, values.len() / outputs.max(1))
+    }
+
+    /// Forgets what was packed; whoever may change elements calls it.
+    fn unpack(&mut self) {
+        self.packed.clear();
+        self.packed.resize_with(self.entries.len(), Packed::default);
+    }
+
     /// A parameter's elements, to write.
     pub fn get_mut(&mut self, id: ParameterId) -> &mut [f32] {
         let range = self.entries[id.0].range.clone();
@@ -97,11 +141,13 @@ impl Parameters {
 
     /// The flat buffer, to write.
     pub fn flat_mut(&mut self) -> &mut [f32] {
+        self.unpack();
         self.values.as_deref_mut().unwrap_or(&mut [])
     }
 
     /// Table and flat buffer at once, for optimizers.
     pub(crate) fn split_mut(&mut self) -> (&[Entry], &mut [f32]) {
+        self.unpack();
         (&self.entries, self.values.as_deref_mut().unwrap_or(&mut []))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector;
-use crate::{ParameterId, Parameters, Tensor};
+use crate::{ParameterId, Parameters, Precision, Tensor};
 
 /// A value on a tape. Without a node no gradient flows into it.
 #[derive(Clone)]
@@ -53,6 +53,11 @@ impl<'a> Tape<'a> {
     /// The parameters that the operators read.
     pub fn parameters(&self) -> &'a Parameters {
         self.parameters
+    }
+
+    /// What the parameters' products are worked out in, and activations kept in.
+    pub fn precision(&self) -> Precision {
+        self.parameters.precision()
     }
 
     /// A value whose gradient [`Tape::backward`] returns.
@@ -121,10 +126,20 @@ impl<'p> Backpass<'p> {
         self.parameters.get(id)
     }
 
+    /// The parameters, for their packed forms.
+    pub fn parameters(&self) -> &'p Parameters {
+        self.parameters
+    }
+
     /// A parameter's gradient, to add to; `None` where the parameter is not trained.
     pub fn gradient(&mut self, id: ParameterId) -> Option<&mut [f32]> {
         let entry = self.parameters.entry(id);
         entry.trainable.then(|| &mut self.gradients[entry.range.clone()])
+    }
+
+    /// Takes out what the gradient of a value has come to so far, for an operator that adds to it in its own pass over it.
+    pub fn take(&mut self, node: Option<usize>) -> Option<Tensor> {
+        self.slots[node?].take()
     }
 
     /// Adds to the gradient of a value; nothing where the value gets none.
@@ -134,6 +149,7 @@ impl<'p> Backpass<'p> {
             empty @ None => *empty = Some(gradient),
             Some(sum) => {
                 const CHUNK: usize = 16 * 1024;
+                assert_eq!(gradient.precision(), Precision::F32, "a value in bf16 has one reader");
                 let other = gradient.data();
                 for_each_chunk(sum.data_mut(), CHUNK, |i, sum| vector::add(sum, &other[i * CHUNK..][..sum.len()]));
             }

@@ -147,17 +147,17 @@ fn assemble_tokens() {
 }
 
 #[test]
-fn residual() {
-    let fixture = Fixture::read("residual", "");
+fn linear_residual() {
+    let fixture = Fixture::read("linear_residual", "");
     let (scales, offsets) = (fixture.tensor("scale").data().into(), fixture.rows("offsets"));
     let drop_path = DropPath { scales, offsets };
-    let parameters = Parameters::new();
-    // One leaf's gradient comes back a pass: each input takes its turn.
-    for wanted in ["x", "branch"] {
+    let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
+    // One leaf's gradient comes back a pass: each input takes its turn. Both want it, as in a block.
+    for wanted in ["residual", "x"] {
         fixture.operator(&parameters, wanted, |tape, input| {
-            let other = Var::constant(fixture.tensor(if wanted == "x" { "branch" } else { "x" }));
-            let (x, branch) = if wanted == "x" { (input, &other) } else { (&other, input) };
-            tape.residual(x, branch, Some(drop_path.clone()))
+            let other = Var::constant(fixture.tensor(if wanted == "residual" { "x" } else { "residual" }));
+            let (residual, x) = if wanted == "residual" { (input, &other) } else { (&other, input) };
+            tape.linear_residual(residual, x, weight, Some(bias), Some(drop_path.clone()))
         });
     }
 }

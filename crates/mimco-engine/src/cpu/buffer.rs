@@ -2,17 +2,20 @@
 //! nothing and the kernel has no page to bring in.
 
 use bytemuck::{Pod, Zeroable};
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
-use std::sync::{LazyLock, Mutex};
 
 /// One cache line of 16 numbers; buffers start on a line, so that a vector load never crosses two.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Line([f32; 16]);
 
-/// Free lines by their number.
-static FREE: LazyLock<Mutex<HashMap<usize, Vec<Vec<Line>>>>> = LazyLock::new(Default::default);
+thread_local! {
+    /// Free lines by their number, a list a thread: a block's scratch memory is asked for thousands of times a step and never waits. An operator's
+    /// buffers come and go in the thread that runs the tape.
+    static FREE: RefCell<BTreeMap<usize, Vec<Vec<Line>>>> = const { RefCell::new(BTreeMap::new()) };
+}
 
 /// A buffer of `f32`, aligned to 64 bytes, which goes back to the free list when it is dropped.
 pub struct Buffer {
@@ -24,7 +27,7 @@ impl Buffer {
     /// A buffer of `len` numbers whose values are left from an earlier use (or 0).
     pub fn stale(len: usize) -> Buffer {
         let lines = len.div_ceil(16);
-        let used = FREE.lock().ok().and_then(|mut free| free.get_mut(&lines)?.pop());
+        let used = FREE.try_with(|free| free.borrow_mut().get_mut(&lines)?.pop()).ok().flatten();
         Buffer { lines: used.unwrap_or_else(|| vec![Line([0.0; 16]); lines]), len }
     }
 
@@ -43,6 +46,28 @@ impl Buffer {
     }
 }
 
+impl Buffer {
+    /// The same memory as 32-bit words.
+    pub fn words(&self) -> &[u32] {
+        &bytemuck::cast_slice(&self.lines)[..self.len]
+    }
+
+    /// The same memory as 32-bit words, to write.
+    pub fn words_mut(&mut self) -> &mut [u32] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
+    }
+
+    /// The same memory as bf16, two for each f32.
+    pub fn halves(&self) -> &[u16] {
+        &bytemuck::cast_slice(&self.lines)[..2 * self.len]
+    }
+
+    /// The same memory as bf16, to write.
+    pub fn halves_mut(&mut self) -> &mut [u16] {
+        &mut bytemuck::cast_slice_mut(&mut self.lines)[..2 * self.len]
+    }
+}
+
 impl Clone for Buffer {
     fn clone(&self) -> Self {
         Buffer::from_slice(self)
@@ -52,10 +77,9 @@ impl Clone for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
-        if !lines.is_empty()
-            && let Ok(mut free) = FREE.lock()
-        {
-            free.entry(lines.len()).or_default().push(lines);
+        if !lines.is_empty() {
+            // A thread that ends has no list any more.
+            let _ = FREE.try_with(|free| free.borrow_mut().entry(lines.len()).or_default().push(lines));
         }
     }
 }

@@ -2,5 +2,6 @@
 
 pub mod buffer;
 pub mod matmul;
+pub mod product;
 pub mod threads;
 pub mod vector;

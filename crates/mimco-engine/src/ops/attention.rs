@@ -1,16 +1,16 @@
 //! Multi-head self-attention over packed tokens: softmax(q kᵀ / sqrt(d)) v for each image and head, kept in cache.
 //!
 //! qkv [rows, 3 · width], a row holding q, k, v and within each the heads one after the other, as timm packs them; image i owns
-//! the rows `offsets[i]..offsets[i + 1]`, so images may have any number of tokens. The backward pass computes the scores
-//! again: they are cheaper than the memory they would fill.
+//! the rows `offsets[i]..offsets[i + 1]`, so images may have any number of tokens. Products are in the parameters' precision, the softmax in f32,
+//! the result in qkv's precision. The backward pass computes the scores again: they are cheaper than the memory they would fill.
 
-use crate::cpu::matmul::{Matrix, matmul_serial, matmul_strided};
-use crate::cpu::threads::{Parts, parallel};
+use super::check_offsets;
+use super::store::Rows;
+use crate::cpu::product::{Number, Operand, Panels, Precision, Values, product_serial};
+use crate::cpu::threads::parallel;
 use crate::cpu::vector::{dot, exp, max, sum_by, wide};
 use crate::{Tape, Tensor, Var};
 use std::sync::Arc;
-
-use super::check_offsets;
 
 impl Tape<'_> {
     /// qkv [rows, 3 · width], offsets [images + 1] -> [rows, width].
@@ -19,22 +19,22 @@ impl Tape<'_> {
         assert_eq!(qkv.value.width(), 3 * width, "a row holds q, k and v");
         assert_eq!(width % heads, 0, "heads divide the width");
         check_offsets(offsets, rows);
-        let mut y = Tensor::stale([rows, width]);
+        let precision = self.precision();
+        let mut y = Tensor::stale_in(qkv.value.precision(), [rows, width]);
         {
-            let y = Parts::new(y.data_mut());
-            for_each_head(&qkv.value, offsets, heads, |head| {
-                with_scratch(head.tokens * head.tokens, |scores| {
-                    head.probabilities(scores);
-                    with_scratch(head.tokens * head.size, |out| {
-                        let p = Matrix::new(scores, head.tokens, head.tokens);
-                        matmul_serial(out, p, head.v(), false);
-                        for (token, out) in out.chunks_exact(head.size).enumerate() {
-                            // SAFETY: a row of this image alone, columns of this head alone; images do not overlap (`check_offsets`).
-                            let y = unsafe { y.part((head.row + token) * width + head.column, head.size) };
-                            y.copy_from_slice(out);
-                        }
-                    });
-                });
+            let y = Rows::of(&mut y);
+            for_each_head(&qkv.value, precision, offsets, heads, |head| {
+                let p = head.rounded(head.probabilities());
+                head.product(
+                    head.scores(&p),
+                    head.part(2),
+                    1.0,
+                    #[inline(always)]
+                    |token, column, values: &[f32]| {
+                        // SAFETY: a row of this image alone, columns of this head alone; images do not overlap (`check_offsets`).
+                        unsafe { y.put(head.row + token, head.column + column, values) };
+                    },
+                );
             });
         }
         if !self.wants_gradient(&[qkv], &[]) {
@@ -42,10 +42,10 @@ impl Tape<'_> {
         }
         let (qkv, offsets) = (qkv.clone(), offsets.clone());
         self.record(y, move |dy, pass| {
-            let mut dqkv = Tensor::stale(qkv.value.dims());
+            let mut dqkv = Tensor::stale_in(qkv.value.precision(), qkv.value.dims());
             {
-                let dqkv = Parts::new(dqkv.data_mut());
-                for_each_head(&qkv.value, &offsets, heads, |head| head.backward(&dy, &dqkv));
+                let dqkv = Rows::of(&mut dqkv);
+                for_each_head(&qkv.value, precision, &offsets, heads, |head| head.backward(&dy, &dqkv));
             }
             pass.add(qkv.node(), dqkv);
         })
@@ -54,7 +54,8 @@ impl Tape<'_> {
 
 /// One head of one image.
 struct Head<'a> {
-    qkv: &'a [f32],
+    qkv: Values<'a>,
+    precision: Precision,
     width: usize,
     /// First row of the image.
     row: usize,
@@ -65,8 +66,8 @@ struct Head<'a> {
     size: usize,
 }
 
-/// Heads of an image in a block: neighbours share the rows of qkv.
-fn for_each_head(qkv: &Tensor, offsets: &[usize], heads: usize, work: impl Fn(Head<'_>) + Sync) {
+/// The heads of an image are one block: they share the rows of qkv.
+fn for_each_head(qkv: &Tensor, precision: Precision, offsets: &[usize], heads: usize, work: impl Fn(Head<'_>) + Sync) {
     let width = qkv.width() / 3;
     parallel(offsets.len() - 1, |image| {
         let (row, tokens) = (offsets[image], offsets[image + 1] - offsets[image]);
@@ -75,80 +76,144 @@ fn for_each_head(qkv: &Tensor, offsets: &[usize], heads: usize, work: impl Fn(He
         }
         for head in 0..heads {
             let size = width / heads;
-            work(Head { qkv: qkv.data(), width, row, tokens, column: head * size, size });
+            work(Head { qkv: qkv.values(), precision, width, row, tokens, column: head * size, size });
         }
     });
 }
 
 impl<'a> Head<'a> {
-    fn part(&self, which: usize) -> Matrix<'a> {
-        let stride = 3 * self.width;
-        let start = self.row * stride + which * self.width + self.column;
-        Matrix::strided(&self.qkv[start..], self.tokens, self.size, stride)
+    /// q, k or v: [tokens, size].
+    fn part(&self, which: usize) -> Operand<'a> {
+        self.rows_of(self.qkv, 3 * self.width, which * self.width)
     }
 
-    fn v(&self) -> Matrix<'a> {
-        self.part(2)
+    /// This head's rows and columns of a tensor of `stride` columns, in which the heads begin at `first`.
+    fn rows_of<'v>(&self, values: Values<'v>, stride: usize, first: usize) -> Operand<'v> {
+        Operand::strided(values.from(self.row * stride + first + self.column), self.tokens, self.size, stride)
+    }
+
+    /// Columns of a row of scores: whole tiles, zeros beyond the tokens, so that a product reads them as they lie.
+    fn padded(&self) -> usize {
+        self.tokens.next_multiple_of(32)
+    }
+
+    fn scores<'v>(&self, scores: &'v Tensor) -> Operand<'v> {
+        Operand::with_zeros(scores.values(), self.tokens, self.tokens, self.padded())
+    }
+
+    /// s a·b; `store(row, column, values)` sees every part of a row.
+    #[inline(always)]
+    fn product(&self, a: Operand<'_>, b: Operand<'_>, s: f32, store: impl Fn(usize, usize, &[f32])) {
+        product_serial(a, &Panels::new_serial(b, self.precision), |mut tile| {
+            wide(
+                #[inline(always)]
+                || {
+                    let (first, column) = (tile.row, tile.column);
+                    for (i, values) in tile.rows().enumerate() {
+                        values.iter_mut().for_each(|v| *v *= s);
+                        store(first + i, column, values);
+                    }
+                },
+            );
+        });
+    }
+
+    /// s a·b where it has a row and a column a token, [tokens, padded].
+    fn token_by_token(&self, a: Operand<'_>, b: Operand<'_>, s: f32) -> Tensor {
+        let mut scores = Tensor::stale([self.tokens, self.padded()]);
+        {
+            let scores = Rows::of(&mut scores);
+            // SAFETY: parts of one product, one after the other.
+            self.product(
+                a,
+                b,
+                s,
+                #[inline(always)]
+                |row, column, values: &[f32]| unsafe { scores.put(row, column, values) },
+            );
+        }
+        scores.data_mut().chunks_exact_mut(self.padded()).for_each(|row| row[self.tokens..].fill(0.0));
+        scores
+    }
+
+    /// Scores as a product takes them.
+    fn rounded(&self, scores: Tensor) -> Tensor {
+        if self.precision == Precision::F32 {
+            return scores;
+        }
+        let mut rounded = Tensor::stale_in(Precision::Bf16, scores.dims());
+        wide(
+            #[inline(always)]
+            || rounded.halves_mut().iter_mut().zip(scores.data()).for_each(|(r, s)| *r = s.half()),
+        );
+        rounded
     }
 
     fn scale(&self) -> f32 {
         1.0 / (self.size as f32).sqrt()
     }
 
-    /// softmax(q kᵀ / sqrt(d)) into `scores` [tokens, tokens].
-    fn probabilities(&self, scores: &mut [f32]) {
-        matmul_strided(scores, self.tokens, self.part(0), self.part(1).t(), false, self.scale());
+    /// softmax(q kᵀ / sqrt(d)), [tokens, padded].
+    fn probabilities(&self) -> Tensor {
+        let mut scores = self.token_by_token(self.part(0), self.part(1).t(), self.scale());
         wide(
             #[inline(always)]
             || {
-                for row in scores.chunks_exact_mut(self.tokens) {
+                for row in scores.data_mut().chunks_exact_mut(self.padded()) {
+                    // Whole vectors; what is beyond the tokens counts as nothing, and is 0 in the end.
+                    let row = &mut row[..self.tokens.next_multiple_of(16)];
+                    row[self.tokens..].fill(f32::NEG_INFINITY);
                     let top = max(row);
                     row.iter_mut().for_each(|s| *s = exp(*s - top));
+                    row[self.tokens..].fill(0.0);
                     let inverse = 1.0 / sum_by(row.len(), |i| row[i]);
                     row.iter_mut().for_each(|s| *s *= inverse);
                 }
             },
         );
+        scores
     }
 
     /// With P the probabilities: dV = Pᵀ dO; dS = P (dP - Σ P dP), dP = dO Vᵀ; dQ = dS K / sqrt(d); dK = dSᵀ Q / sqrt(d).
-    fn backward(&self, dy: &Tensor, dqkv: &Parts<'_, f32>) {
-        let (tokens, size, width) = (self.tokens, self.size, self.width);
-        with_scratch(2 * tokens * tokens + tokens * size, |scratch| {
-            let (p, rest) = scratch.split_at_mut(tokens * tokens);
-            let (ds, out) = rest.split_at_mut(tokens * tokens);
-            self.probabilities(p);
-            let start = self.row * width + self.column;
-            let d = Matrix::strided(&dy.data()[start..], tokens, size, width);
-            matmul_serial(ds, d, self.v().t(), false);
-            let store = |which: usize, out: &[f32]| {
-                for (token, out) in out.chunks_exact(size).enumerate() {
-                    let start = (self.row + token) * 3 * width + which * width + self.column;
-                    // SAFETY: a row of this image alone, columns of this head alone, and of one of q, k, v at a time.
-                    unsafe { dqkv.part(start, size) }.copy_from_slice(out);
+    fn backward(&self, dy: &Tensor, dqkv: &Rows<'_>) {
+        let p = self.probabilities();
+        let d = self.rows_of(dy.values(), self.width, 0);
+        let put = |which: usize, token: usize, column: usize, values: &[f32]| {
+            // SAFETY: a row of this image alone, columns of this head alone, and of one of q, k, v at a time.
+            unsafe { dqkv.put(self.row + token, which * self.width + self.column + column, values) };
+        };
+        let mut ds = self.token_by_token(d, self.part(2).t(), 1.0);
+        wide(
+            #[inline(always)]
+            || {
+                for (p, ds) in p.data().chunks_exact(self.padded()).zip(ds.data_mut().chunks_exact_mut(self.padded())) {
+                    let delta = dot(p, ds);
+                    p.iter().zip(ds).for_each(|(p, ds)| *ds = p * (*ds - delta));
                 }
-            };
-            matmul_serial(out, Matrix::new(p, tokens, tokens).t(), d, false);
-            store(2, out);
-            wide(
-                #[inline(always)]
-                || {
-                    for (p, ds) in p.chunks_exact(tokens).zip(ds.chunks_exact_mut(tokens)) {
-                        let delta = dot(p, ds);
-                        p.iter().zip(ds).for_each(|(p, ds)| *ds = p * (*ds - delta));
-                    }
-                },
-            );
-            let ds = Matrix::new(ds, tokens, tokens);
-            matmul_strided(out, size, ds, self.part(1), false, self.scale());
-            store(0, out);
-            matmul_strided(out, size, ds.t(), self.part(0), false, self.scale());
-            store(1, out);
-        });
+            },
+        );
+        let (p, ds) = (self.rounded(p), self.rounded(ds));
+        let (p, ds) = (self.scores(&p), self.scores(&ds));
+        self.product(
+            p.t(),
+            d,
+            1.0,
+            #[inline(always)]
+            |token, column, values| put(2, token, column, values),
+        );
+        self.product(
+            ds,
+            self.part(1),
+            self.scale(),
+            #[inline(always)]
+            |token, column, values| put(0, token, column, values),
+        );
+        self.product(
+            ds.t(),
+            self.part(0),
+            self.scale(),
+            #[inline(always)]
+            |token, column, values| put(1, token, column, values),
+        );
     }
-}
-
-/// Calls `work` with `len` numbers of this thread's scratch memory, whose values are left from an earlier use.
-fn with_scratch(len: usize, work: impl FnOnce(&mut [f32])) {
-    work(&mut crate::cpu::buffer::Buffer::stale(len));
 }

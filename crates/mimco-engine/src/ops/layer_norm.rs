@@ -1,5 +1,7 @@
 //! Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over each row; var is the biased one.
 
+use super::store::Rows;
+use crate::cpu::product::{Number, Precision, Values};
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::{sum_by, wide};
 use crate::{ParameterId, Tape, Tensor, Var};
@@ -8,12 +10,17 @@ use crate::{ParameterId, Tape, Tensor, Var};
 const ROWS: usize = 64;
 
 impl Tape<'_> {
-    /// x [rows, width], weight and bias `[width]` -> [rows, width].
+    /// x [rows, width], weight and bias `[width]` -> [rows, width] in f32.
     pub fn layer_norm(&mut self, x: &Var, weight: ParameterId, bias: ParameterId, eps: f32) -> Var {
+        self.layer_norm_to(Precision::F32, x, weight, bias, eps)
+    }
+
+    /// The same with the result in a precision, as the product that reads it takes it.
+    pub fn layer_norm_to(&mut self, precision: Precision, x: &Var, weight: ParameterId, bias: ParameterId, eps: f32) -> Var {
         let (rows, width) = (x.value.rows(), x.value.width());
         let (w, b) = (self.parameters().get(weight), self.parameters().get(bias));
         assert!(w.len() == width && b.len() == width, "{}: width", self.parameters().entry(weight).name);
-        let mut y = Tensor::stale(x.value.dims());
+        let mut y = Tensor::stale_in(precision, x.value.dims());
         let mut statistics = Tensor::stale([rows, 2]); // mean and 1/deviation of each row
         normalise_rows(&x.value, eps, &mut y, &mut statistics, |y, i| y.mul_add(w[i], b[i]));
         if !self.wants_gradient(&[x], &[weight, bias]) {
@@ -23,7 +30,10 @@ impl Tape<'_> {
         self.record(y, move |dy, pass| {
             let w = pass.parameter(weight);
             let blocks = rows.div_ceil(ROWS);
-            let mut dx = Tensor::stale(x.value.dims());
+            // What x is added to beside this operator has its gradient already: this one goes on top in the same pass.
+            let before = pass.take(x.node());
+            let on_top = before.is_some();
+            let mut dx = before.unwrap_or_else(|| Tensor::stale(x.value.dims()));
             let mut partial = Tensor::zeros([blocks, 2, width]); // gradients of weight and bias, a block of rows each
             {
                 let dx = Parts::new(dx.data_mut());
@@ -33,13 +43,16 @@ impl Tape<'_> {
                     let (dw, db) = unsafe { partial.part(block * 2 * width, 2 * width) }.split_at_mut(width);
                     for row in block * ROWS..((block + 1) * ROWS).min(rows) {
                         let x = &x.value.data()[row * width..][..width];
-                        let dy = &dy.data()[row * width..][..width];
+                        let place = row * width..(row + 1) * width;
                         // SAFETY: as above.
                         let dx = unsafe { dx.part(row * width, width) };
-                        let (mean, scale) = (statistics.data()[2 * row], statistics.data()[2 * row + 1]);
+                        let statistics = (statistics.data()[2 * row], statistics.data()[2 * row + 1]);
                         wide(
                             #[inline(always)]
-                            || backward_row(x, dy, w, mean, scale, dx, dw, db),
+                            || match dy.values() {
+                                Values::F32(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
+                                Values::Bf16(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
+                            },
                         );
                     }
                 });
@@ -59,31 +72,43 @@ impl Tape<'_> {
 
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "a row of each of the operator's arrays")]
-fn backward_row(x: &[f32], dy: &[f32], w: &[f32], mean: f32, scale: f32, dx: &mut [f32], dw: &mut [f32], db: &mut [f32]) {
+fn backward_row<T: Number>(
+    x: &[f32],
+    dy: &[T],
+    w: &[f32],
+    (mean, scale): (f32, f32),
+    on_top: bool,
+    dx: &mut [f32],
+    dw: &mut [f32],
+    db: &mut [f32],
+) {
     let width = dx.len();
     let (x, dy, w) = (&x[..width], &dy[..width], &w[..width]);
     let (dw, db) = (&mut dw[..width], &mut db[..width]);
     let n = width as f32;
-    let mean_g = sum_by(width, |i| dy[i] * w[i]) / n;
-    let mean_gx = sum_by(width, |i| dy[i] * w[i] * (x[i] - mean)) * scale / n;
+    let mean_g = sum_by(width, |i| dy[i].single() * w[i]) / n;
+    let mean_gx = sum_by(width, |i| dy[i].single() * w[i] * (x[i] - mean)) * scale / n;
     for i in 0..width {
-        let normal = (x[i] - mean) * scale;
-        dx[i] = scale * (dy[i] * w[i] - mean_g - normal * mean_gx);
-        dw[i] += dy[i] * normal;
-        db[i] += dy[i];
+        let (dy, normal) = (dy[i].single(), (x[i] - mean) * scale);
+        let before = if on_top { dx[i] } else { 0.0 };
+        dx[i] = before + scale * (dy * w[i] - mean_g - normal * mean_gx);
+        dw[i] += dy * normal;
+        db[i] += dy;
     }
 }
 
 /// y = f((x - mean) / deviation, column) for each row; `statistics` [rows, 2] gets mean and 1/deviation.
 fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor, f: impl Fn(f32, usize) -> f32 + Sync + Copy) {
     let (rows, width) = (x.rows(), x.width());
-    let y = Parts::new(y.data_mut());
+    let y = Rows::of(y);
     let statistics = Parts::new(statistics.data_mut());
     parallel(rows.div_ceil(ROWS), |block| {
+        let mut normal = Tensor::stale([width]);
+        let normal = normal.data_mut();
         for row in block * ROWS..((block + 1) * ROWS).min(rows) {
             let x = &x.data()[row * width..][..width];
             // SAFETY: a block owns its rows.
-            let (y, statistics) = unsafe { (y.part(row * width, width), statistics.part(2 * row, 2)) };
+            let statistics = unsafe { statistics.part(2 * row, 2) };
             wide(
                 #[inline(always)]
                 || {
@@ -91,8 +116,10 @@ fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor,
                     let variance = sum_by(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
                     let scale = 1.0 / (variance + eps).sqrt();
                     for i in 0..width {
-                        y[i] = f((x[i] - mean) * scale, i);
+                        normal[i] = f((x[i] - mean) * scale, i);
                     }
+                    // SAFETY: a block owns its rows.
+                    unsafe { y.put(row, 0, normal) };
                     statistics.copy_from_slice(&[mean, scale]);
                 },
             );

@@ -1,11 +1,15 @@
-//! y = act(x Wᵀ + b), the activation applied to each block of the product while it is in cache.
+//! y = act(x Wᵀ + b), and the end of a residual branch, y = r + s (x Wᵀ + b); what follows the product is done to each of its tiles while it is
+//! in cache.
 //!
-//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs].
+//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. s is one number an image: 1, or drop path's 0
+//! or 1 / (1 - rate). Products are in the parameters' precision; y of the first form is in x's, of the second in f32.
 
-use crate::cpu::matmul::{Matrix, matmul, matmul_serial};
-use crate::cpu::threads::{Parts, for_each_chunk, parallel};
+use super::store::Rows;
+use super::{DropPath, check_offsets};
+use crate::cpu::product::{Number, Operand, PANEL, Panels, Tile, Values, product, product_in_parts};
+use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::{gelu, gelu_derivative, wide};
-use crate::{ParameterId, Tape, Tensor, Var};
+use crate::{Backpass, ParameterId, Tape, Tensor, Var};
 
 /// What follows the affine map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,102 +23,199 @@ pub enum Activation {
 impl Tape<'_> {
     /// y = act(x Wᵀ + b): x [rows, inputs], weight [outputs, inputs], bias `[outputs]` -> [rows, outputs].
     pub fn linear(&mut self, x: &Var, weight: ParameterId, bias: Option<ParameterId>, activation: Activation) -> Var {
-        let parameters = self.parameters();
-        let (rows, inputs) = (x.value.rows(), x.value.width());
-        let outputs = parameters.entry(weight).shape[0];
-        assert_eq!(parameters.get(weight).len(), outputs * inputs, "{}: width", parameters.entry(weight).name);
-        let w = Matrix::new(parameters.get(weight), outputs, inputs);
-        let b = bias.map(|b| parameters.get(b));
-        let wants = match bias {
-            Some(bias) => self.wants_gradient(&[x], &[weight, bias]),
-            None => self.wants_gradient(&[x], &[weight]),
-        };
-
-        let a = Matrix::new(x.value.data(), rows, inputs);
-        let mut y = Tensor::stale([rows, outputs]);
-        if activation == Activation::None || !wants {
-            matmul(y.data_mut(), a, w.t(), false, |_, y| affine_epilogue(y, b, outputs, activation));
-            if !wants {
-                return Var::constant(y);
-            }
-            return self.record_linear(x, weight, bias, y, None);
-        }
+        let layer = Layer { weight, bias };
+        let wants = layer.wants_gradient(self, &[x]);
+        let precision = x.value.precision();
+        let shape = [x.value.rows(), self.parameters().entry(weight).shape[0]];
+        let mut y = Tensor::stale_in(precision, shape);
         // The way back needs x Wᵀ + b as it was before the activation.
-        let mut before = Tensor::stale([rows, outputs]);
+        let mut before = (wants && activation == Activation::Gelu).then(|| Tensor::stale_in(precision, shape));
         {
-            let y_parts = Parts::new(y.data_mut());
-            matmul(before.data_mut(), a, w.t(), false, |row, before| {
-                affine_epilogue(before, b, outputs, Activation::None);
-                // SAFETY: blocks of rows do not overlap.
-                let y = unsafe { y_parts.part(row * outputs, before.len()) };
-                wide(
-                    #[inline(always)]
-                    || y.iter_mut().zip(&*before).for_each(|(y, &x)| *y = gelu(x)),
-                );
-            });
+            let (y, before) = (Rows::of(&mut y), before.as_mut().map(Rows::of));
+            layer.forward(
+                self,
+                &x.value,
+                #[inline(always)]
+                |row, column, values: &mut [f32]| {
+                    // SAFETY: a part of one tile; tiles do not overlap.
+                    unsafe {
+                        if let Some(before) = &before {
+                            before.put(row, column, values);
+                        }
+                        if activation == Activation::Gelu {
+                            values.iter_mut().for_each(|y| *y = gelu(*y));
+                        }
+                        y.put(row, column, values);
+                    }
+                },
+            );
         }
-        self.record_linear(x, weight, bias, y, Some(before))
+        if !wants {
+            return Var::constant(y);
+        }
+        let x = x.clone();
+        self.record(y, move |mut dy, pass| {
+            if let Some(before) = &before {
+                through_gelu(&mut dy, before);
+            }
+            layer.backward(pass, &dy, &x);
+        })
     }
 
-    fn record_linear(&mut self, x: &Var, weight: ParameterId, bias: Option<ParameterId>, y: Tensor, before: Option<Tensor>) -> Var {
-        let (rows, inputs, outputs) = (x.value.rows(), x.value.width(), y.width());
-        let x = x.clone();
-        self.record(y, move |gradient, pass| {
-            let mut dy = gradient; // [rows, outputs]
-            if let Some(before) = before {
-                const CHUNK: usize = 8 * 1024;
-                let before = before.data();
-                for_each_chunk(dy.data_mut(), CHUNK, |i, dy| {
-                    let before = &before[i * CHUNK..][..dy.len()];
-                    wide(
-                        #[inline(always)]
-                        || dy.iter_mut().zip(before).for_each(|(dy, &x)| *dy *= gelu_derivative(x)),
-                    );
-                });
+    /// y = r + s (x Wᵀ + b): residual r [rows, outputs], x [rows, inputs] -> [rows, outputs].
+    pub fn linear_residual(
+        &mut self,
+        residual: &Var,
+        x: &Var,
+        weight: ParameterId,
+        bias: Option<ParameterId>,
+        drop_path: Option<DropPath>,
+    ) -> Var {
+        let layer = Layer { weight, bias };
+        let mut y = Tensor::stale(residual.value.dims());
+        let (rows, width) = (y.rows(), y.width());
+        assert!(rows == x.value.rows() && width == self.parameters().entry(weight).shape[0], "a branch of another size");
+        if let Some(drop) = &drop_path {
+            check_offsets(&drop.offsets, rows);
+        }
+        {
+            let (r, y) = (residual.value.data(), Rows::of(&mut y));
+            layer.forward(
+                self,
+                &x.value,
+                #[inline(always)]
+                |row, column, values: &mut [f32]| {
+                    let r = &r[row * width + column..][..values.len()];
+                    let s = drop_path.as_ref().map_or(1.0, |drop| drop.scale_of_row(row));
+                    values.iter_mut().zip(r).for_each(|(y, r)| *y = s.mul_add(*y, *r));
+                    // SAFETY: a part of one tile; tiles do not overlap.
+                    unsafe { y.put(row, column, values) };
+                },
+            );
+        }
+        if !layer.wants_gradient(self, &[residual, x]) {
+            return Var::constant(y);
+        }
+        let (residual, x) = (residual.node(), x.clone());
+        self.record(y, move |dy, pass| {
+            match &drop_path {
+                None => layer.backward(pass, &dy, &x),
+                Some(drop) => layer.backward(pass, &drop.scaled(&dy, width), &x),
             }
-            let d = Matrix::new(dy.data(), rows, outputs);
-            if let Some(dw) = pass.gradient(weight) {
-                // dW += dyᵀ x, a long product over the rows into few blocks of outputs.
-                const BLOCK: usize = 64;
-                let block = BLOCK.min(outputs);
-                let x = Matrix::new(x.value.data(), rows, inputs);
-                for_each_chunk(dw, block * inputs, |i, dw| {
-                    let columns = dw.len() / inputs;
-                    matmul_serial(dw, d.t().rows_from(i * block, columns), x, true);
-                });
-            }
-            if let Some(db) = bias.and_then(|b| pass.gradient(b)) {
-                add_column_sums(db, dy.data(), outputs);
-            }
-            if x.node().is_some() {
-                let mut dx = Tensor::stale(x.value.dims());
-                let w = Matrix::new(pass.parameter(weight), outputs, inputs);
-                matmul(dx.data_mut(), d, w, false, |_, _| {});
-                pass.add(x.node(), dx);
-            }
+            pass.add(residual, dy);
         })
     }
 }
 
-fn affine_epilogue(y: &mut [f32], bias: Option<&[f32]>, outputs: usize, activation: Activation) {
+#[derive(Clone, Copy)]
+struct Layer {
+    weight: ParameterId,
+    bias: Option<ParameterId>,
+}
+
+impl Layer {
+    fn wants_gradient(&self, tape: &Tape<'_>, inputs: &[&Var]) -> bool {
+        tape.wants_gradient(inputs, &[self.weight, self.bias.unwrap_or(self.weight)])
+    }
+
+    /// Calls `finish(row, column, values)` for every part of a row of x Wᵀ + b that lies in one tile.
+    fn forward(&self, tape: &Tape<'_>, x: &Tensor, finish: impl Fn(usize, usize, &mut [f32]) + Sync) {
+        let parameters = tape.parameters();
+        let panels = parameters.panels_t(self.weight);
+        assert_eq!(panels.inner(), x.width(), "{}: width", parameters.entry(self.weight).name);
+        let bias = self.bias.map(|b| parameters.get(b));
+        product(x.operand(), panels, |mut tile| {
+            wide(
+                #[inline(always)]
+                || {
+                    let mut b = [0.0; PANEL];
+                    if let Some(bias) = bias {
+                        b[..tile.columns].copy_from_slice(&bias[tile.column..][..tile.columns]);
+                    }
+                    let (first, column) = (tile.row, tile.column);
+                    for (i, values) in tile.rows().enumerate() {
+                        values.iter_mut().zip(&b).for_each(|(y, b)| *y += b);
+                        finish(first + i, column, values);
+                    }
+                },
+            );
+        });
+    }
+
+    /// dW += dyᵀ x, db += Σ dy, dx = dy W.
+    fn backward(&self, pass: &mut Backpass<'_>, dy: &Tensor, x: &Var) {
+        let precision = pass.parameters().precision();
+        let (rows, inputs, outputs) = (x.value.rows(), x.value.width(), pass.parameters().entry(self.weight).shape[0]);
+        let d = Operand::new(dy.values(), rows, outputs);
+        if let Some(dw) = pass.gradient(self.weight) {
+            let dw = Parts::new(dw);
+            product_in_parts(d.t(), &Panels::new(x.value.operand(), precision), |tile| add_tile(&dw, inputs, tile));
+        }
+        if let Some(db) = self.bias.and_then(|b| pass.gradient(b)) {
+            match dy.values() {
+                Values::F32(dy) => add_column_sums(db, dy),
+                Values::Bf16(dy) => add_column_sums(db, dy),
+            }
+        }
+        if x.node().is_some() {
+            let mut dx = Tensor::stale_in(x.value.precision(), x.value.dims());
+            {
+                let dx = Rows::of(&mut dx);
+                product(d, pass.parameters().panels(self.weight), |mut tile| {
+                    wide(
+                        #[inline(always)]
+                        || {
+                            let (first, column) = (tile.row, tile.column);
+                            // SAFETY: tiles do not overlap.
+                            tile.rows().enumerate().for_each(|(i, values)| unsafe { dx.put(first + i, column, values) });
+                        },
+                    );
+                });
+            }
+            pass.add(x.node(), dx);
+        }
+    }
+}
+
+/// sum += tile, where the sum has rows of `width`.
+fn add_tile(sum: &Parts<'_, f32>, width: usize, mut tile: Tile<'_>) {
     wide(
         #[inline(always)]
         || {
-            if let Some(bias) = bias {
-                for row in y.chunks_exact_mut(outputs) {
-                    row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-                }
-            }
-            if activation == Activation::Gelu {
-                y.iter_mut().for_each(|y| *y = gelu(*y));
+            let (first, column) = (tile.row, tile.column);
+            for (i, values) in tile.rows().enumerate() {
+                // SAFETY: tiles do not overlap, and parts of one tile come one after the other.
+                let sum = unsafe { sum.part((first + i) * width + column, values.len()) };
+                sum.iter_mut().zip(values).for_each(|(s, v)| *s += *v);
             }
         },
     );
 }
 
-/// sums += Σ over the rows of x [rows, width]; each block of columns goes down the rows in order.
-pub(super) fn add_column_sums(sums: &mut [f32], x: &[f32], width: usize) {
+/// dy *= gelu'(before), in place.
+fn through_gelu(dy: &mut Tensor, before: &Tensor) {
+    fn run<T: Number>(dy: &mut [T], before: &[T]) {
+        const CHUNK: usize = 8 * 1024;
+        crate::cpu::threads::for_each_chunk(dy, CHUNK, |i, dy| {
+            let before = &before[i * CHUNK..][..dy.len()];
+            wide(
+                #[inline(always)]
+                || dy.iter_mut().zip(before).for_each(|(dy, x)| *dy = T::of(dy.single() * gelu_derivative(x.single()))),
+            );
+        });
+    }
+    use crate::tensor::ValuesMut;
+    match (dy.values_mut(), before.values()) {
+        (ValuesMut::F32(dy), Values::F32(before)) => run(dy, before),
+        (ValuesMut::Bf16(dy), Values::Bf16(before)) => run(dy, before),
+        _ => unreachable!("a gradient has the precision of its value"),
+    }
+}
+
+/// sums += Σ over the rows of x [rows, sums.len()]; each block of columns goes down the rows in order.
+fn add_column_sums<T: Number>(sums: &mut [f32], x: &[T]) {
     const BLOCK: usize = 64;
+    let width = sums.len();
     let parts = Parts::new(sums);
     parallel(width.div_ceil(BLOCK), |block| {
         let first = block * BLOCK;
@@ -125,7 +226,7 @@ pub(super) fn add_column_sums(sums: &mut [f32], x: &[f32], width: usize) {
             || {
                 for row in x.chunks_exact(width) {
                     let row = &row[first..first + columns];
-                    total.iter_mut().zip(row).for_each(|(t, v)| *t += v);
+                    total.iter_mut().zip(row).for_each(|(t, v)| *t += v.single());
                 }
             },
         );

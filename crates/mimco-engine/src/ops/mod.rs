@@ -2,21 +2,22 @@
 
 mod attention;
 mod batch_norm;
+mod drop_path;
 mod info_nce;
 mod l1;
 mod layer_norm;
 mod linear;
 mod patch_embed;
 mod pooling;
-mod residual;
+mod store;
 mod tokens;
 mod weighted_sum;
 
 pub use batch_norm::RunningStatistics;
+pub use drop_path::DropPath;
 pub use info_nce::{Candidates, Contrast};
 pub use layer_norm::layer_norm_plain;
 pub use linear::Activation;
-pub use residual::DropPath;
 pub use tokens::Masked;
 
 /// The rows of a packed tensor by image: image i owns `offsets[i]..offsets[i + 1]`, all of them together every row.

@@ -94,8 +94,8 @@ pub fn cases() -> Vec<Case> {
     cases.push(attention(1, 3, &[0, 0]));
     cases.extend([(12, 20), (13, 22)].map(|(height, width)| patch_embed(3, height, width)));
     cases.extend([false, true].map(tokens));
-    cases.extend([false, true].map(residual));
-    cases.push(residual_with_itself());
+    cases.extend([(false, 33), (true, 5)].map(|(dropped, inputs)| linear_residual(dropped, inputs)));
+    cases.push(residual_of_itself());
     cases.extend([(45, 70, true), (45, 35, false), (1, 3, true)].map(|(rows, width, affine)| batch_norm(rows, width, affine)));
     let shape = NceShape { groups: 3, rows: 41, candidates: 23, beside: false, owners: false, temperature: 0.2 };
     cases.push(info_nce(shape));
@@ -262,30 +262,52 @@ fn scale_of_row(row: usize) -> f64 {
     if row == 40 { 0.0 } else { 1.25 }
 }
 
-fn residual(dropped: bool) -> Case {
-    let width = 13;
+fn linear_residual(dropped: bool, inputs: usize) -> Case {
+    let outputs = 35;
     let mut random = Random(6);
     Case::new(
-        format!("residual, drop path {dropped}"),
-        vec![random.tensor(&[70, width], 1.0), random.tensor(&[70, width], 1.0)],
-        vec![],
+        format!("linear_residual, {inputs} inputs, drop path {dropped}"),
+        vec![random.tensor(&[70, outputs], 1.0), random.tensor(&[70, inputs], 1.0)],
+        vec![random.tensor(&[outputs, inputs], 0.5), random.tensor(&[outputs], 1.0)],
         move |a| {
-            let scale = |i: usize| if dropped { scale_of_row(i / width) } else { 1.0 };
-            (0..70 * width).map(|i| a[0][i] + scale(i) * a[1][i]).collect()
+            let branch =
+                |row: usize, output: usize| dot(&a[1][row * inputs..][..inputs], &a[2][output * inputs..][..inputs]) + a[3][output];
+            let scale = |row: usize| if dropped { scale_of_row(row) } else { 1.0 };
+            (0..70 * outputs).map(|i| a[0][i] + scale(i / outputs) * branch(i / outputs, i % outputs)).collect()
         },
-        move |tape, x, _| tape.residual(&x[0], &x[1], dropped.then(drop_path)),
+        move |tape, x, p| tape.linear_residual(&x[0], &x[1], p[0], Some(p[1]), dropped.then(drop_path)),
     )
 }
 
-/// A value that is used twice: its gradients are added, in several chunks.
-fn residual_with_itself() -> Case {
+/// A value that is used twice, in several chunks and by a layer norm that adds to the gradient in its own pass: x + W norm(x) twice over.
+fn residual_of_itself() -> Case {
     let width = 301;
+    let mut random = Random(7);
+    let block = move |x: &[f64], a: &[Vec<f64>]| -> Vec<f64> {
+        let normal: Vec<f64> = x
+            .chunks(width)
+            .flat_map(|x| {
+                let mean = x.iter().sum::<f64>() / width as f64;
+                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+                x.iter().enumerate().map(|(i, x)| (x - mean) / (variance + EPS as f64).sqrt() * a[1][i] + a[2][i]).collect::<Vec<_>>()
+            })
+            .collect();
+        let branch = |i: usize| dot(&normal[i / width * width..][..width], &a[3][i % width * width..][..width]);
+        (0..x.len()).map(|i| x[i] + scale_of_row(i / width) * branch(i)).collect()
+    };
     Case::new(
-        "residual with itself",
-        vec![Random(7).tensor(&[70, width], 1.0)],
-        vec![],
-        move |a| (0..70 * width).map(|i| a[0][i] * (1.0 + scale_of_row(i / width))).collect(),
-        |tape, x, _| tape.residual(&x[0], &x[0], Some(drop_path())),
+        "residual of itself",
+        vec![random.tensor(&[70, width], 1.0)],
+        vec![random.tensor(&[width], 1.0), random.tensor(&[width], 1.0), random.tensor(&[width, width], 0.1)],
+        move |a| block(&block(&a[0], a), a),
+        |tape, x, p| {
+            let mut x = x[0].clone();
+            for _ in 0..2 {
+                let y = tape.layer_norm(&x, p[0], p[1], EPS);
+                x = tape.linear_residual(&x, &y, p[2], None, Some(drop_path()));
+            }
+            x
+        },
     )
 }
 

@@ -7,7 +7,7 @@ mod cases;
 use cases::{Case, EPS, Random, cases, wide};
 use mimco_engine::cpu::threads::set_threads;
 use mimco_engine::ops::{Activation, DropPath, RunningStatistics, layer_norm_plain};
-use mimco_engine::{Parameters, Tape, Tensor, Var};
+use mimco_engine::{Parameters, Precision, Tape, Tensor, Var};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The tests take turns, so that each has the workers and the recycled buffers to itself.
@@ -38,7 +38,12 @@ fn seed(len: usize) -> Tensor {
 }
 
 fn run(case: &Case, arrays: &[Tensor]) -> Yield {
+    run_in(Precision::F32, case, arrays)
+}
+
+fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Yield {
     let mut parameters = Parameters::new();
+    parameters.set_precision(precision);
     let ids: Vec<_> = arrays[case.inputs..].iter().map(|array| parameters.add("parameter", array.dims())).collect();
     for (id, array) in ids.iter().zip(&arrays[case.inputs..]) {
         parameters.get_mut(*id).copy_from_slice(array.data());
@@ -190,40 +195,78 @@ fn running_statistics_follow_the_unbiased_variance() {
     check("variance", &running.variance, &variance, 2e-6);
 }
 
-/// A transformer's block, its parts recomputed or kept.
-#[test]
-fn recomputation_yields_the_same_bits() {
-    let _turn = turn();
+/// Two blocks of a transformer, their parts recomputed or kept: output, the input's gradient, the parameters'.
+fn blocks(precision: Precision, recompute: bool) -> Yield {
     let (rows, width) = (55, 20);
     let mut random = Random(21);
     let mut parameters = Parameters::new();
     let [scale, shift, qkv, projection] =
         [vec![width], vec![width], vec![3 * width, width], vec![width, width]].map(|shape| parameters.add("parameter", &shape));
     parameters.flat_mut().iter_mut().for_each(|p| *p = random.number());
+    parameters.set_precision(precision);
     let x = random.tensor(&[rows, width], 1.0);
     let offsets: Arc<[usize]> = [0, 30, 31, rows].into();
     let drop_path = DropPath { scales: [1.5, 0.0, 1.5].into(), offsets: offsets.clone() };
-    let [kept, recomputed] = [false, true].map(|recompute| {
-        let mut tape = Tape::recording(&parameters);
-        let leaf = tape.leaf(x.clone());
-        let mut output = leaf.clone();
-        for _ in 0..2 {
-            let (offsets, drop_path) = (offsets.clone(), drop_path.clone());
-            let block = move |tape: &mut Tape<'_>, x: &Var| {
-                let y = tape.layer_norm(x, scale, shift, EPS);
-                let y = tape.linear(&y, qkv, None, Activation::None);
-                let y = tape.attention(&y, &offsets, 4);
-                let y = tape.linear(&y, projection, Some(shift), Activation::Gelu);
-                tape.residual(x, &y, Some(drop_path.clone()))
-            };
-            output = if recompute { tape.recompute(&output, block) } else { block(&mut tape, &output) };
+    let mut tape = Tape::recording(&parameters);
+    let leaf = tape.leaf(x.clone());
+    let mut output = leaf.clone();
+    for _ in 0..2 {
+        let (offsets, drop_path) = (offsets.clone(), drop_path.clone());
+        let block = move |tape: &mut Tape<'_>, x: &Var| {
+            let y = tape.layer_norm_to(tape.precision(), x, scale, shift, EPS);
+            let y = tape.linear(&y, qkv, None, Activation::None);
+            let y = tape.attention(&y, &offsets, 4);
+            let y = tape.linear(&y, projection, Some(shift), Activation::Gelu);
+            tape.linear_residual(x, &y, projection, None, Some(drop_path.clone()))
+        };
+        output = if recompute { tape.recompute(&output, block) } else { block(&mut tape, &output) };
+    }
+    let mut gradients = parameters.zeros_like();
+    let dx = tape.backward(&output, seed(rows * width), &mut gradients, Some(&leaf)).unwrap();
+    assert!(dx.data().iter().all(|d| *d != 0.0));
+    Yield { output: output.value.data().to_vec(), gradients: vec![dx.data().to_vec(), gradients.to_vec()] }
+}
+
+#[test]
+fn recomputation_and_threads_yield_the_same_bits() {
+    let _turn = turn();
+    for precision in [Precision::F32, Precision::Bf16] {
+        set_threads(1);
+        let kept = blocks(precision, false).bits();
+        for threads in [1, 2, 3] {
+            set_threads(threads);
+            assert!(kept == blocks(precision, false).bits() && kept == blocks(precision, true).bits(), "{precision:?}, {threads} threads");
         }
-        let mut gradients = parameters.zeros_like();
-        let dx = tape.backward(&output, seed(rows * width), &mut gradients, Some(&leaf)).unwrap();
-        assert!(dx.data().iter().all(|d| *d != 0.0));
-        Yield { output: output.value.data().to_vec(), gradients: vec![dx.data().to_vec(), gradients.to_vec()] }.bits()
-    });
-    assert!(kept == recomputed);
+    }
+}
+
+/// bf16 keeps eight bits: each number is off by up to 1 in 512, a sum of many by as much of its size.
+#[test]
+fn bf16_is_near_single_precision() {
+    let _turn = turn();
+    let (single, half) = (blocks(Precision::F32, false), blocks(Precision::Bf16, false));
+    check("output", &half.output, &wide(&single.output), 0.01);
+    for (label, half, single) in
+        [("input", &half.gradients[0], &single.gradients[0]), ("parameters", &half.gradients[1], &single.gradients[1])]
+    {
+        check(label, half, &wide(single), 0.02);
+    }
+    assert!(half.output != single.output);
+}
+
+/// Every operator with products in bf16 and its own tensors in f32: within what the rounding of the factors explains.
+#[test]
+fn operators_in_bf16_are_near_the_plain_formula() {
+    let _turn = turn();
+    for case in cases() {
+        let found = run_in(Precision::Bf16, &case, &case.arrays);
+        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
+        check(&case.label, &found.output, &(case.plain)(&arrays), 0.01);
+        let single = run(&case, &case.arrays);
+        for (which, (half, single)) in found.gradients.iter().zip(&single.gradients).enumerate() {
+            check(&format!("{}, array {which}", case.label), half, &wide(single), 0.02);
+        }
+    }
 }
 
 #[test]

@@ -4,15 +4,12 @@ use crate::Error;
 use crate::models::vit::{Forward, Vit};
 use mimco_data::loader::{Loader, LoaderOptions, Pipeline};
 use mimco_data::{DataError, Dataset};
-use mimco_engine::cpu::matmul::block_rows;
 use mimco_engine::cpu::threads::threads;
 use mimco_engine::{Parameters, Tape, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// Tokens that one forward pass takes: enough to keep all cores busy, few enough to stay in memory.
 const TOKENS: usize = 2048;
-/// Elements of a product up to which (and for single rows) `gemm` takes kernels of another order of sums.
-const SMALL_PRODUCT: usize = 16 * 16;
 /// Images a batch where no model sets it.
 const PIXEL_BATCH: usize = 64;
 
@@ -92,47 +89,28 @@ impl Features {
 
 /// Features of a set's images under a backbone: [readable images, width].
 ///
-/// An image's feature is the same to the bit whatever else the set holds and wherever the image stands in it: the model always sees a
-/// group of one size, which follows from the model alone, the last one filled up with zero images.
+/// An image's feature is the same to the bit whatever else the set holds and wherever the image stands in it.
 ///
 /// # Errors
 /// Where no image of the set can be read. Single broken ones are left out, counted and warned of.
 pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: FeatureKind) -> Result<Features, Error> {
     let (size, width) = (vit.config.image, vit.config.width);
-    let group = group_size(vit);
-    let (offsets, class_rows) = (vit.offsets(group), vit.class_rows(group));
+    let group = (TOKENS / (vit.config.patches() + 1)).clamp(1, 64);
     let mut data = Vec::with_capacity(dataset.len() * width);
     let (indices, broken) = each_batch(dataset, size as u32, group, |views| {
-        let mut images = Tensor::stale([group, 3, size, size]);
-        let (filled, rest) = images.data_mut().split_at_mut(views.len());
-        filled.copy_from_slice(views);
-        rest.fill(0.0);
+        let rows = views.len() / (3 * size * size).max(1);
+        let images = Tensor::from_slice([rows, 3, size, size], views);
         let mut tape = Tape::inference(parameters);
         let features = match kind {
-            FeatureKind::Class => vit.forward(&mut tape, &images, &Forward { rows: Some(class_rows.clone()), ..Forward::default() }),
+            FeatureKind::Class => vit.forward(&mut tape, &images, &Forward { rows: Some(vit.class_rows(rows)), ..Forward::default() }),
             FeatureKind::Mean => {
-                let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [group · (1 + patches), width]
-                tape.mean_tokens(&tokens, &offsets)
+                let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [rows · (1 + patches), width]
+                tape.mean_tokens(&tokens, &vit.offsets(rows))
             }
-        }; // [group, width]
-        let rows = views.len() / (3 * size * size).max(1);
-        data.extend_from_slice(&features.value.data()[..rows * width]);
+        }; // [rows, width]
+        data.extend_from_slice(features.value.data());
     })?;
     Ok(Features { rows: indices.len(), width, data, indices, broken })
-}
-
-/// Images a forward pass takes, by the model alone.
-fn group_size(vit: &Vit) -> usize {
-    let (patches, width) = (vit.config.patches(), vit.config.width);
-    let most = (TOKENS / (patches + 1)).clamp(1, 64);
-    (2..=most).rev().find(|images| [1, patches, patches + 1].iter().all(|rows| alike(images * rows, width))).unwrap_or(1)
-}
-
-/// Whether a product of these rows adds in one order everywhere: where it leaves a last block of few rows, it does not, and an image's bits
-/// would depend on its place.
-fn alike(rows: usize, width: usize) -> bool {
-    let tail = rows % block_rows(rows);
-    rows < block_rows(rows) || tail == 0 || (tail > 1 && tail * width > SMALL_PRODUCT)
 }
 
 /// The pixels of the evaluation view as features, a baseline: [readable images, 3 · size²], values in 0..1, planes of red, green and blue;
@@ -232,8 +210,8 @@ mod tests {
     #[test]
     fn a_feature_does_not_depend_on_place_or_company() {
         let (vit, parameters) = model(20, 2);
-        let group = group_size(&vit);
-        assert!(group > 1);
+        let group = TOKENS / 101;
+        assert!(group < 64);
         let all = set(group + 7, 3);
         let mut order: Vec<u32> = (0..all.len() as u32).rev().collect();
         order.swap(0, 9);
@@ -249,17 +227,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn groups_whose_last_rows_would_be_added_in_another_order_are_not_taken() {
-        // 34 rows are a block of 32 and two rows more.
-        assert!(!alike(34, 40) && alike(34, 200) && alike(32, 40) && !alike(33, 1000));
-        let (vit, parameters) = model(28, 1);
-        let set = set(2, 1);
-        let features = extract(&vit, &parameters, &set, FeatureKind::Class).unwrap();
-        let turned = extract(&vit, &parameters, &set.subset(&[1, 0]), FeatureKind::Class).unwrap();
-        assert_eq!((features.row(0), features.row(1)), (turned.row(1), turned.row(0)));
     }
 
     #[test]

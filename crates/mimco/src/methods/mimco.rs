@@ -84,11 +84,11 @@ impl Mimco {
         vit: &VitConfig,
         settings: &Settings,
         mask: MaskGenerator,
-        teacher: Backbone,
+        mut teacher: Backbone,
         images: usize,
     ) -> Result<Mimco, Error> {
-        let theirs = &teacher.vit.config;
-        check_teacher(settings, theirs, vit)?;
+        let theirs = teacher.vit.config.clone();
+        check_teacher(settings, &theirs, vit)?;
         let mut parameters = Parameters::new();
         let student = Vit::declare(vit, &mut parameters, "");
         let mask_token = parameters.add("mask_token", &[1, 1, vit.width]);
@@ -106,6 +106,8 @@ impl Mimco {
         if settings.student_init == StudentInit::Teacher {
             copy_named(&teacher.parameters, &mut parameters, "");
         }
+        parameters.set_precision(config.precision.engine());
+        teacher.parameters.set_precision(config.precision.engine());
         let capacity = if settings.image_loss == ImageLoss::Queue { settings.queue_size.min(images / 2) } else { 0 };
         let queue = Queue::new(capacity, theirs.width);
         Ok(Mimco {

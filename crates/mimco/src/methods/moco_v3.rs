@@ -66,6 +66,8 @@ impl MocoV3 {
         if settings.freeze_patch_embed {
             encoder.freeze_patch_embedding(&mut parameters);
         }
+        parameters.set_precision(config.precision.engine());
+        momentum_parameters.set_precision(config.precision.engine());
         let shared = momentum_parameters.flat().len();
         momentum_parameters.flat_mut().copy_from_slice(&parameters.flat()[..shared]);
         let statistics =

@@ -251,7 +251,8 @@ impl Block {
         rows: Option<&Arc<[usize]>>,
     ) -> Var {
         let [mut drop1, mut drop2] = drops.clone().unwrap_or_default();
-        let y = tape.layer_norm(x, self.norm1.weight, self.norm1.bias, NORM_EPS);
+        let precision = tape.precision();
+        let y = tape.layer_norm_to(precision, x, self.norm1.weight, self.norm1.bias, NORM_EPS);
         let y = tape.linear(&y, self.qkv.weight, Some(self.qkv.bias), Activation::None);
         let mut y = tape.attention(&y, offsets, heads);
         let mut x = x.clone();
@@ -259,12 +260,10 @@ impl Block {
             (x, y) = (tape.select_rows(&x, rows), tape.select_rows(&y, rows));
             [drop1, drop2] = [drop1, drop2].map(|drop| drop.map(|drop| among(drop, rows)));
         }
-        let y = tape.linear(&y, self.proj.weight, Some(self.proj.bias), Activation::None);
-        let x = tape.residual(&x, &y, drop1);
-        let y = tape.layer_norm(&x, self.norm2.weight, self.norm2.bias, NORM_EPS);
+        let x = tape.linear_residual(&x, &y, self.proj.weight, Some(self.proj.bias), drop1);
+        let y = tape.layer_norm_to(precision, &x, self.norm2.weight, self.norm2.bias, NORM_EPS);
         let y = tape.linear(&y, self.fc1.weight, Some(self.fc1.bias), Activation::Gelu);
-        let y = tape.linear(&y, self.fc2.weight, Some(self.fc2.bias), Activation::None);
-        tape.residual(&x, &y, drop2)
+        tape.linear_residual(&x, &y, self.fc2.weight, Some(self.fc2.bias), drop2)
     }
 }
 

@@ -158,7 +158,7 @@ impl Config {
         Config {
             method,
             seed: 0,
-            precision: Precision::F32,
+            precision: Precision::Auto,
             model: Model {
                 arch: Arch::Tiny,
                 heads: Auto::Auto,

@@ -87,8 +87,9 @@ impl Plan {
         }
         apply(&mut stages, &settings)?;
         let mut configs = stages.into_iter().map(|(prefix, table)| {
-            let config: Config = table.try_into().map_err(|e: toml::de::Error| Error::Setting(one_line(&e.to_string())))?;
+            let mut config: Config = table.try_into().map_err(|e: toml::de::Error| Error::Setting(one_line(&e.to_string())))?;
             config.check().map_err(|e| Error::Setting(format!("{prefix}{e}")))?;
+            config.precision = config.precision.resolved(); // a run goes on in the one that it began in
             Ok::<Config, Error>(config)
         });
         let main = configs.next().unwrap_or_else(|| Err(Error::Setting("a run needs a stage".into())))?;

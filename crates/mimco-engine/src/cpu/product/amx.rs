@@ -1,0 +1,157 @@
+//! bf16 products on AMX: eight registers of 16 rows of 64 bytes. A block of 32 x 32 sums takes four of them; every step along the inner dimension
+//! loads two tiles of rows and two of the panel for four products.
+//!
+//! The instructions have no stable intrinsics yet; they are written out.
+
+use super::pack::Strips;
+use super::{PANEL, SIDE};
+use std::arch::asm;
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// Whether the CPU has AMX with bf16 and the kernel lets this process use it; asked once.
+pub(super) fn granted() -> bool {
+    static GRANTED: OnceLock<bool> = OnceLock::new();
+    *GRANTED.get_or_init(|| {
+        const TILE: u32 = 1 << 24;
+        const BF16: u32 = 1 << 22;
+        let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        features & TILE != 0 && features & BF16 != 0 && ask_permission()
+    })
+}
+
+fn ask_permission() -> bool {
+    const ARCH_REQ_XCOMP_PERM: libc::c_ulong = 0x1023;
+    const XFEATURE_XTILEDATA: libc::c_ulong = 18;
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
+}
+
+/// How the eight registers are used, in the layout that `ldtilecfg` reads: all of 16 rows of 64 bytes.
+#[repr(C, align(64))]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes_a_row: [u16; 16],
+    rows: [u8; 16],
+}
+
+static CONFIGURATION: Configuration = {
+    let (mut bytes_a_row, mut rows) = ([0; 16], [0; 16]);
+    let mut register = 0;
+    while register < 8 {
+        bytes_a_row[register] = 64;
+        rows[register] = SIDE as u8;
+        register += 1;
+    }
+    Configuration { palette: 1, start_row: 0, reserved: [0; 14], bytes_a_row, rows }
+};
+
+/// Each thread has registers, and a configuration, of its own.
+fn configure() {
+    thread_local!(static DONE: Cell<bool> = const { Cell::new(false) });
+    if !DONE.replace(true) {
+        // SAFETY: reads 64 bytes of a static; the layout is the architecture's.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &CONFIGURATION, options(nostack, readonly, preserves_flags)) };
+    }
+}
+
+/// product [rows, 32] = the strips' rows times the panel; `rows` rounded up to whole tiles are written.
+pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &mut [f32]) {
+    let steps = panel.len() / (SIDE * PANEL);
+    if steps == 0 {
+        return product.fill(0.0);
+    }
+    assert_eq!(strips.inner, 1, "tiles lie row by row");
+    configure();
+    for (pair, product) in product.chunks_mut(2 * SIDE * PANEL).enumerate().take(rows.div_ceil(2 * SIDE)) {
+        let first = strips.from(2 * pair, SIDE, steps * SIDE);
+        if rows > (2 * pair + 1) * SIDE && product.len() == 2 * SIDE * PANEL {
+            let second = strips.from(2 * pair + 1, SIDE, steps * SIDE);
+            // SAFETY: `Strips::from` has checked that `steps` tiles of sixteen rows lie in each strip; the panel has as many of 2 KiB, and the
+            // product two times 16 rows of 128 bytes.
+            unsafe { block([first.as_ptr(), second.as_ptr()], strips, panel, steps, product.as_mut_ptr()) };
+        } else {
+            // SAFETY: as above, with one strip and 16 rows of the product.
+            unsafe { half_block(first.as_ptr(), strips, panel, steps, product.as_mut_ptr()) };
+        }
+    }
+}
+
+/// # Safety
+/// `steps` tiles from each pointer and in the panel; 32 rows of the product; tile registers configured.
+unsafe fn block(a: [*const u32; 2], strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
+    // SAFETY: the caller's promise; the registers named are all that is changed.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{a0} + {row}*1]",
+            "tileloadd tmm6, [{b} + {wide}*1]",
+            "tileloadd tmm7, [{b} + {wide}*1 + 64]",
+            "tileloadd tmm5, [{a1} + {row}*1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "add {a0}, {tile}",
+            "add {a1}, {tile}",
+            "add {b}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{c} + {wide}*1], tmm0",
+            "tilestored [{c} + {wide}*1 + 64], tmm1",
+            "add {c}, 2048",
+            "tilestored [{c} + {wide}*1], tmm2",
+            "tilestored [{c} + {wide}*1 + 64], tmm3",
+            a0 = inout(reg) a[0] => _,
+            a1 = inout(reg) a[1] => _,
+            b = inout(reg) panel.as_ptr() => _,
+            c = inout(reg) product => _,
+            steps = inout(reg) steps => _,
+            row = in(reg) 4 * strips.row,
+            tile = in(reg) 4 * strips.tile,
+            wide = in(reg) 4 * PANEL,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// # Safety
+/// As [`block`], with one strip and 16 rows of the product.
+unsafe fn half_block(a: *const u32, strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
+    // SAFETY: the caller's promise; the registers named are all that is changed.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "2:",
+            "tileloadd tmm4, [{a} + {row}*1]",
+            "tileloadd tmm6, [{b} + {wide}*1]",
+            "tileloadd tmm7, [{b} + {wide}*1 + 64]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "add {a}, {tile}",
+            "add {b}, 2048",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{c} + {wide}*1], tmm0",
+            "tilestored [{c} + {wide}*1 + 64], tmm1",
+            a = inout(reg) a => _,
+            b = inout(reg) panel.as_ptr() => _,
+            steps = inout(reg) steps => _,
+            c = in(reg) product,
+            row = in(reg) 4 * strips.row,
+            tile = in(reg) 4 * strips.tile,
+            wide = in(reg) 4 * PANEL,
+            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}

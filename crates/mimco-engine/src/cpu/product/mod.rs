@@ -1,0 +1,188 @@
+//! Matrix products with f32 sums, of f32 or bf16 factors, that hand every part of the result over while it is in cache.
+//!
+//! c = a·b: b is packed once into panels of 32 columns ([`Panels`]); a is packed by blocks of rows into tiles of 16 rows while it is in
+//! cache, and rounded on the way where the product is in bf16. Every 32 columns of such a block are worked out in one [`Tile`] of f32
+//! that never leaves the first-level cache before the caller has added bias, activation or residual and stored it.
+//!
+//! One packing serves every kernel. It is made of 32-bit words, along the inner dimension: one f32, or two neighbours in bf16, which is
+//! what AMX and AVX512-BF16 multiply and what the portable loop takes apart by a shift and a mask.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
+#[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
+mod emulate_amx;
+mod kernel;
+mod pack;
+#[cfg(test)]
+mod tests;
+
+pub use pack::{Operand, Panels, Values};
+
+use super::buffer::Buffer;
+use super::threads::parallel;
+use kernel::Kernel;
+use pack::strips;
+use std::ops::Range;
+
+/// Columns of a panel.
+pub const PANEL: usize = 32;
+/// Rows of a tile, and its words a row.
+const SIDE: usize = 16;
+/// Words of the inner dimension that one pass goes over where the product is added to what is there: few enough for a panel of them to stay in
+/// the second-level cache.
+const PASS: usize = 512;
+
+/// What numbers are multiplied in, and activations kept in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Precision {
+    /// Single precision.
+    #[default]
+    F32,
+    /// Eight bits of mantissa, sums in single precision.
+    Bf16,
+}
+
+impl Precision {
+    /// The one that this machine multiplies fastest.
+    pub fn best() -> Precision {
+        if Kernel::best() == Kernel::Portable { Precision::F32 } else { Precision::Bf16 }
+    }
+
+    /// Numbers in a word.
+    fn per_word(self) -> usize {
+        match self {
+            Precision::F32 => 1,
+            Precision::Bf16 => 2,
+        }
+    }
+}
+
+/// A part of the product: rows of `columns` numbers that begin [`PANEL`] apart.
+pub struct Tile<'a> {
+    /// First row in the product.
+    pub row: usize,
+    /// First column in the product.
+    pub column: usize,
+    /// Columns that belong to the product, at most [`PANEL`].
+    pub columns: usize,
+    values: &'a mut [f32],
+}
+
+impl Tile<'_> {
+    /// The rows, each of `columns` numbers.
+    #[inline(always)]
+    pub fn rows(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        let columns = self.columns;
+        self.values.chunks_exact_mut(PANEL).map(move |row| &mut row[..columns])
+    }
+}
+
+/// Nearest bf16, ties to even; NaN stays NaN.
+#[inline(always)]
+fn to_bf16(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
+    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded as u16 }
+}
+
+/// An element of a tensor: f32, or bf16 as its bits.
+pub trait Number: Copy + Send + Sync {
+    /// Its value.
+    fn single(self) -> f32;
+    /// Nearest bf16.
+    fn half(self) -> u16;
+    /// The nearest number of this kind.
+    fn of(x: f32) -> Self;
+}
+
+impl Number for f32 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn half(self) -> u16 {
+        to_bf16(self)
+    }
+    #[inline(always)]
+    fn of(x: f32) -> f32 {
+        x
+    }
+}
+
+impl Number for u16 {
+    #[inline(always)]
+    fn single(self) -> f32 {
+        f32::from_bits((self as u32) << 16)
+    }
+    #[inline(always)]
+    fn half(self) -> u16 {
+        self
+    }
+    #[inline(always)]
+    fn of(x: f32) -> u16 {
+        to_bf16(x)
+    }
+}
+
+/// a·b in parallel over blocks of rows; `store` sees each tile of the product once.
+pub fn product(a: Operand<'_>, b: &Panels, store: impl Fn(Tile<'_>) + Sync) {
+    in_passes(a, b, b.inner(), store);
+}
+
+/// a·b in parts that add up to it, for long inner dimensions: `add` sees the same tile of the product several times.
+pub fn product_in_parts(a: Operand<'_>, b: &Panels, add: impl Fn(Tile<'_>) + Sync) {
+    in_passes(a, b, PASS * b.precision().per_word(), add);
+}
+
+fn in_passes(a: Operand<'_>, b: &Panels, pass: usize, store: impl Fn(Tile<'_>) + Sync) {
+    let kernel = Kernel::best();
+    let blocks = Blocks::of(a.rows(), pass.min(b.inner()) / b.precision().per_word());
+    parallel(blocks.count, |block| rows_of_product(kernel, a, b, blocks.range(block), pass, &store));
+}
+
+/// a·b in one thread.
+pub fn product_serial(a: Operand<'_>, b: &Panels, store: impl Fn(Tile<'_>)) {
+    rows_of_product(Kernel::best(), a, b, 0..a.rows(), b.inner(), &store);
+}
+
+fn rows_of_product(kernel: Kernel, a: Operand<'_>, b: &Panels, rows: Range<usize>, pass: usize, store: &impl Fn(Tile<'_>)) {
+    assert_eq!(a.columns(), b.inner(), "inner sizes differ");
+    let precision = b.precision();
+    let mut packed = Buffer::stale(0);
+    let mut product = Buffer::stale(rows.len().next_multiple_of(SIDE) * PANEL);
+    // An empty sum is 0, and is handed over, too.
+    for first in (0..b.inner().max(1)).step_by(pass.max(1)) {
+        let inner = pass.min(b.inner() - first);
+        let strips = strips(kernel, precision, a, rows.clone(), first..first + inner, &mut packed);
+        for panel in 0..b.columns().div_ceil(PANEL) {
+            kernel.tiles(precision, &strips, b.part(panel, first, inner), rows.len(), &mut product);
+            let columns = PANEL.min(b.columns() - panel * PANEL);
+            store(Tile { row: rows.start, column: panel * PANEL, columns, values: &mut product[..rows.len() * PANEL] });
+        }
+    }
+}
+
+/// Blocks of rows, by the shape alone: an even number, as equal as tiles of 32 rows allow, small enough that a packed one stays in the
+/// second-level cache.
+struct Blocks {
+    rows: usize,
+    units: usize,
+    count: usize,
+}
+
+impl Blocks {
+    const UNIT: usize = 2 * SIDE;
+
+    /// `words`: of the inner dimension.
+    fn of(rows: usize, words: usize) -> Blocks {
+        let most = (64 * 1024 / words.max(1) / Self::UNIT).clamp(1, 4); // units of 32 rows: at most 128 rows, 256 KiB
+        let units = rows.div_ceil(Self::UNIT);
+        Blocks { rows, units, count: (2 * units.div_ceil(2 * most)).min(units) }
+    }
+
+    fn range(&self, block: usize) -> Range<usize> {
+        let bound = |block: usize| (self.units * block / self.count * Self::UNIT).min(self.rows);
+        bound(block)..bound(block + 1)
+    }
+}

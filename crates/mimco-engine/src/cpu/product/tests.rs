@@ -1,0 +1,142 @@
+//! Every kernel on odd shapes against sums in f64 of the same rounded numbers.
+
+use super::*;
+
+/// Numbers of -1..1 that depend on the place alone.
+fn numbers(n: usize, step: usize) -> Vec<f32> {
+    (0..n).map(|i| (i * step % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+fn halves(values: &[f32]) -> Vec<u16> {
+    values.iter().map(|v| v.half()).collect()
+}
+
+/// A matrix inside a slice that is NaN wherever the matrix is not, as rows or as columns, in either precision.
+struct Factor {
+    single: Vec<f32>,
+    half: Vec<u16>,
+    rows: usize,
+    columns: usize,
+    stride: usize,
+    transposed: bool,
+    in_half: bool,
+}
+
+const BEFORE: usize = 2;
+
+impl Factor {
+    fn new(rows: usize, columns: usize, step: usize, transposed: bool, in_half: bool) -> Factor {
+        let (height, width) = if transposed { (columns, rows) } else { (rows, columns) };
+        let stride = width + 6;
+        let values = numbers(height * stride, step);
+        let inside = |i: usize| i >= BEFORE && (i - BEFORE) % stride < width;
+        let single: Vec<f32> =
+            values.into_iter().chain(vec![0.0; 40 * stride]).enumerate().map(|(i, v)| if inside(i) { v } else { f32::NAN }).collect();
+        let single: Vec<f32> =
+            single.iter().enumerate().map(|(i, &v)| if i >= BEFORE + height * stride - 6 { f32::NAN } else { v }).collect();
+        Factor { half: halves(&single), single, rows, columns, stride, transposed, in_half }
+    }
+
+    fn operand(&self) -> Operand<'_> {
+        let values = if self.in_half { Values::Bf16(&self.half[BEFORE..]) } else { Values::F32(&self.single[BEFORE..]) };
+        let (height, width) = if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) };
+        let operand = Operand::strided(values, height, width, self.stride);
+        if self.transposed { operand.t() } else { operand }
+    }
+
+    /// What the product multiplies.
+    fn at(&self, row: usize, column: usize, precision: Precision) -> f64 {
+        let (i, j) = if self.transposed { (column, row) } else { (row, column) };
+        let place = BEFORE + i * self.stride + j;
+        let rounded = self.in_half || precision == Precision::Bf16;
+        if rounded { self.half[place].single() as f64 } else { self.single[place] as f64 }
+    }
+}
+
+fn check(kernel: Kernel, precision: Precision, a: &Factor, b: &Factor, pass: usize) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    let label = format!("{kernel:?} {precision:?} {m}x{k}x{n}, transposed {} {}, in passes of {pass}", a.transposed, b.transposed);
+    let panels = Panels::new_serial(b.operand(), precision);
+    let found = std::cell::RefCell::new(vec![0.0f32; m * n]);
+    rows_of_product(kernel, a.operand(), &panels, 0..m, pass, &|mut tile: Tile<'_>| {
+        let (first, column) = (tile.row, tile.column);
+        for (i, row) in tile.rows().enumerate() {
+            let found = &mut found.borrow_mut()[(first + i) * n + column..];
+            found.iter_mut().zip(row).for_each(|(f, v)| *f += *v);
+        }
+    });
+    for (i, found) in found.into_inner().into_iter().enumerate() {
+        let expected: f64 = (0..k).map(|l| a.at(i / n, l, precision) * b.at(l, i % n, precision)).sum();
+        assert!((found as f64 - expected).abs() < 2e-6 * (k as f64).max(1.0), "{label} at {i}: {found} for {expected}");
+    }
+}
+
+fn check_all(kernel: Kernel) {
+    for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 32, 33), (33, 65, 31), (48, 64, 64), (70, 40, 129), (40, 0, 3), (16, 33, 32), (8, 96, 16)]
+    {
+        for precision in [Precision::F32, Precision::Bf16] {
+            for bits in 0..16 {
+                let flag = |bit: usize| bits >> bit & 1 == 1;
+                let (a, b) = (Factor::new(m, k, 37, flag(0), flag(1)), Factor::new(k, n, 53, flag(2), flag(3)));
+                [k.max(1), 32].into_iter().for_each(|pass| check(kernel, precision, &a, &b, pass));
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kernel_of_this_machine_sums_the_rounded_products() {
+    Kernel::all().into_iter().for_each(check_all);
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn the_amx_kernel_does_so_under_emulation() {
+    super::emulate_amx::catch();
+    check_all(Kernel::Amx);
+}
+
+#[test]
+fn zeros_behind_the_rows_spare_a_copy_and_nothing_else() {
+    let (m, k, n) = (21, 17, 40);
+    let b = Factor::new(k, n, 53, false, false);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut values = vec![0.0; m * 32];
+        values.chunks_exact_mut(32).enumerate().for_each(|(i, row)| row[..k].copy_from_slice(&numbers(k, 31 + i)));
+        let rounded = halves(&values);
+        let values = if precision == Precision::F32 { Values::F32(&values) } else { Values::Bf16(&rounded) };
+        let panels = Panels::new(b.operand(), precision);
+        let of = |a: Operand<'_>| {
+            let product = std::cell::RefCell::new(Vec::new());
+            product_serial(a, &panels, |mut tile| tile.rows().for_each(|row| product.borrow_mut().extend_from_slice(row)));
+            product.into_inner()
+        };
+        let strided = of(Operand::strided(values, m, k, 32));
+        assert!(of(Operand::with_zeros(values, m, k, 32)) == strided && strided.iter().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn bf16_is_the_nearest_ties_to_even() {
+    // 1 + 1/256 lies between 1 and 1 + 1/128, 1 + 3/256 between that and 1 + 2/128; a hair more or less decides.
+    for (x, nearest) in [(1.00390625, 1.0), (1.0039065, 1.0078125), (1.01171875, 1.015625), (-1.01171875, -1.015625), (3e38, 3.00406e38)] {
+        assert!((x.half().single() / nearest - 1.0).abs() < 1e-4, "{x} {}", x.half().single());
+    }
+    assert_eq!((f32::MAX.half().single(), f32::NEG_INFINITY.half().single()), (f32::INFINITY, f32::NEG_INFINITY));
+    for bits in [0x7f80_0001, 0x7fff_ffff, 0xffc0_0000, 0x7fc0_1234] {
+        assert!(f32::from_bits(bits).half().single().is_nan(), "{bits:x}");
+    }
+    assert_eq!((0x8000u16.single().to_bits(), (-0.0f32).half()), (0x8000_0000, 0x8000));
+}
+
+#[test]
+fn blocks_cover_the_rows_in_even_number() {
+    for (rows, words) in [(1, 5), (32, 5), (33, 5), (100, 64), (1576, 384), (2176, 64), (5000, 4096)] {
+        let blocks = Blocks::of(rows, words);
+        let ends: Vec<usize> = (0..blocks.count).map(|i| blocks.range(i).end).collect();
+        assert!(ends.is_sorted() && ends.last() == Some(&rows) && blocks.range(0).start == 0, "{rows}");
+        assert!((1..blocks.count).all(|i| blocks.range(i).start == ends[i - 1]), "{rows}");
+        assert!(blocks.count == rows.div_ceil(32) || blocks.count.is_multiple_of(2), "{rows}: {}", blocks.count);
+        assert!((0..blocks.count).all(|i| blocks.range(i).len() <= 160), "{rows}");
+    }
+}
