@@ -37,6 +37,8 @@ pub enum Verb {
     Embed(Embed),
     /// Look at every image of a set: what is broken, odd or there twice
     CheckData(CheckData),
+    /// Time a training step, matrix products or the data path on this machine
+    Bench(Bench),
     /// Print completions for a shell
     Completions(Completions),
 }
@@ -198,6 +200,132 @@ pub struct CheckData {
     /// Print the figures as one line of JSON on standard output
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    pub what: BenchOf,
+}
+
+#[derive(Subcommand)]
+pub enum BenchOf {
+    /// A training step on random images of 224 px
+    Step(BenchStep),
+    /// Matrix products as a ViT's layers have them
+    Gemm(BenchGemm),
+    /// Decode and augmentation to 224 px
+    Data(BenchData),
+}
+
+/// Sizes of the model.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Model {
+    /// 192 x 12
+    Tiny,
+    /// 384 x 12
+    Small,
+    /// 768 x 12
+    Base,
+    /// 1024 x 24
+    Large,
+}
+
+/// Steps that are timed.
+#[derive(Clone, Copy, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Step {
+    /// A teacher's inference
+    Forward,
+    /// Forward, backward and AdamW of one model
+    Train,
+    /// MimCo's step, teacher and student
+    Mimco,
+    /// MoCo v3's step, two views and momentum encoder
+    #[value(name = "moco_v3")]
+    MocoV3,
+}
+
+/// What numbers are multiplied in.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Precision {
+    /// What the machine is fastest in
+    Auto,
+    /// Single precision
+    F32,
+    /// bf16 with sums in single precision
+    Bf16,
+}
+
+#[derive(Args)]
+pub struct BenchStep {
+    /// Which model
+    #[arg(long, value_enum, default_value = "small")]
+    pub model: Model,
+    /// Which step
+    #[arg(long, value_enum, default_value = "train")]
+    pub step: Step,
+    /// What numbers are multiplied in
+    #[arg(long, value_enum, default_value = "auto")]
+    pub precision: Precision,
+    /// Images a step
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(2..=65_536))]
+    pub batch: u32,
+    /// Steps that are timed, after two that are not
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+#[derive(Args)]
+pub struct BenchGemm {
+    /// Rows, inner places and columns, such as 1576x384x1536; several may be given
+    #[arg(value_name = "MxKxN", value_parser = shape, default_values = ["1576x384x1536", "1576x1536x384"])]
+    pub shapes: Vec<[usize; 3]>,
+    /// What numbers are multiplied in
+    #[arg(long, value_enum, default_value = "auto")]
+    pub precision: Precision,
+    /// Times each product is worked out, after two that do not count
+    #[arg(long, default_value_t = 21, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeats: u32,
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `MxKxN`
+fn shape(text: &str) -> Result<[usize; 3], String> {
+    let sizes: Vec<usize> = text.split('x').map_while(|n| n.parse().ok().filter(|n| (1..=65_536).contains(n))).collect();
+    sizes.try_into().map_err(|_| "three sizes from 1 to 65536, as in 1576x384x1536".to_string())
+}
+
+/// Which views are made.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Pipeline {
+    /// One view for masked image modelling
+    Mim,
+    /// The two views of MoCo v3
+    Moco,
+}
+
+#[derive(Args)]
+pub struct BenchData {
+    /// Images: a folder at any depth, a .txt list of files, CIFAR-10 binary, IDX
+    #[arg(value_name = "PATH")]
+    pub data: PathBuf,
+    /// Which views
+    #[arg(long, value_enum, default_value = "mim")]
+    pub pipeline: Pipeline,
+    /// How long
+    #[arg(long, default_value_t = 10.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// Print the figures as one line of JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|s| (0.01..=86_400.0).contains(s)).ok_or_else(|| "seconds, from 0.01 to 86400".to_string())
 }
 
 #[derive(Args)]

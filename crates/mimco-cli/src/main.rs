@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Verb::Linear(args) => commands::evaluate::linear(args),
         Verb::Embed(args) => commands::evaluate::embed(args),
         Verb::CheckData(args) => commands::check_data::run(args),
+        Verb::Bench(args) => commands::bench::run(args),
         Verb::Completions(args) => commands::completions::run(args),
     };
     match done {

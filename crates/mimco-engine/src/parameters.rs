@@ -33,14 +33,7 @@ pub struct Parameters {
     values: Option<Buffer>,
     len: usize,
     precision: Precision,
-    packed: Vec<Packed>,
-}
-
-/// A matrix packed for products, once for as long as its elements stay as they are.
-#[derive(Clone, Default)]
-struct Packed {
-    itself: OnceLock<Panels>,
-    transpose: OnceLock<Panels>,
+    packed: Vec<OnceLock<Panels>>,
 }
 
 impl Parameters {
@@ -57,11 +50,7 @@ impl Parameters {
         self.len = range.end.next_multiple_of(16);
         let decay = if shape.iter().filter(|&&n| n > 1).count() >= 2 { 1.0 } else { 0.0 };
         self.entries.push(Entry { name: name.into(), shape: shape.to_vec(), range, trainable: true, decay, rate: 1.0 });
-        let mut values = Buffer::zeros(self.len);
-        if let Some(old) = self.values.take() {
-            values[..old.len()].copy_from_slice(&old);
-        }
-        self.values = Some(values);
+        self.values.get_or_insert_with(|| Buffer::zeros(0)).grow(self.len);
         self.unpack();
         ParameterId(self.entries.len() - 1)
     }
@@ -107,17 +96,13 @@ impl Parameters {
         self.unpack();
     }
 
-    /// A parameter [outputs, ...] as a matrix W with a row an output, packed as the right factor of x W.
+    /// A parameter [outputs, ...], a matrix W with a row an output, packed as the right factor of x Wᵀ; once for as long as nothing changes.
     pub fn panels(&self, id: ParameterId) -> &Panels {
-        self.packed[id.0].itself.get_or_init(|| Panels::new(self.matrix(id), self.precision))
+        self.packed[id.0].get_or_init(|| Panels::new(self.matrix(id).t(), self.precision))
     }
 
-    /// The same, packed as the right factor of x Wᵀ.
-    pub fn panels_t(&self, id: ParameterId) -> &Panels {
-        self.packed[id.0].transpose.get_or_init(|| Panels::new(self.matrix(id).t(), self.precision))
-    }
-
-    fn matrix(&self, id: ParameterId) -> Operand<'_> {
+    /// The same, not packed.
+    pub fn matrix(&self, id: ParameterId) -> Operand<'_> {
         let (values, outputs) = (self.get(id), self.entry(id).shape[0]);
         Operand::new(Values::F32(values), outputs, values.len() / outputs.max(1))
     }
@@ -125,7 +110,7 @@ impl Parameters {
     /// Forgets what was packed; whoever may change elements calls it.
     fn unpack(&mut self) {
         self.packed.clear();
-        self.packed.resize_with(self.entries.len(), Packed::default);
+        self.packed.resize_with(self.entries.len(), OnceLock::new);
     }
 
     /// A parameter's elements, to write.

@@ -91,6 +91,11 @@ impl Tensor {
         self.shape.dims()
     }
 
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.elements()
+    }
+
     /// Product of all sizes but the last: a tensor as a matrix.
     pub fn rows(&self) -> usize {
         self.shape.elements() / self.width().max(1)

@@ -1,6 +1,6 @@
 //! Values at the edge of what operators meet: sharp temperatures, huge scores, zero vectors, constant rows.
 
-use mimco_engine::ops::{Candidates, Contrast};
+use mimco_engine::ops::{Candidates, Contrast, Layer, Norm};
 use mimco_engine::{Parameters, Tape, Tensor, Var};
 use std::sync::Arc;
 
@@ -131,7 +131,7 @@ fn normalisations_of_constant_values_are_their_bias() {
                 let mut tape = Tape::recording(&parameters);
                 let leaf = tape.leaf(x.clone());
                 let y = match which {
-                    "layer" => tape.layer_norm(&leaf, weight, bias, 1e-6),
+                    "layer" => tape.layer_norm(&leaf, Norm { weight, bias, eps: 1e-6 }),
                     _ => tape.batch_norm(&leaf, Some((weight, bias)), false, &mut mimco_engine::ops::RunningStatistics::new(35)),
                 };
                 assert!(y.value.data().iter().all(|y| *y == 0.25), "{which} {value}");
@@ -150,7 +150,7 @@ fn patch_embed_shows_a_nan_pixel() {
     let (weight, bias) = (parameters.add("weight", &[5, 1, 2, 2]), parameters.add("bias", &[5]));
     let mut images = Tensor::zeros([1, 1, 4, 4]);
     images.data_mut()[10] = f32::NAN;
-    let y = Tape::inference(&parameters).patch_embed(&images, &[0.5], &[0.5], weight, bias);
+    let y = Tape::inference(&parameters).patch_embed(&images, &[0.5], &[0.5], Layer { weight, bias: Some(bias) });
     assert_eq!(y.value.data().iter().filter(|y| y.is_nan()).count(), 5);
 }
 

@@ -1,6 +1,6 @@
 //! Every operator against PyTorch: forward and all gradients, computed there in f64 (fixtures/make_fixtures.py).
 
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Masked, RunningStatistics, layer_norm_plain};
+use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, RunningStatistics, layer_norm_plain};
 use mimco_engine::optim::{Optimizer, Rule, clip_factor, gradient_norm};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use safetensors::{Dtype, SafeTensors};
@@ -104,7 +104,7 @@ fn linear() {
     for (case, activation) in [("plain.", Activation::None), ("gelu.", Activation::Gelu)] {
         let fixture = Fixture::read("linear", case);
         let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
-        fixture.operator(&parameters, "x", |tape, x| tape.linear(x, weight, Some(bias), activation));
+        fixture.operator(&parameters, "x", |tape, x| tape.linear(x, Layer { weight, bias: Some(bias) }, activation));
     }
 }
 
@@ -112,7 +112,7 @@ fn linear() {
 fn layer_norm() {
     let fixture = Fixture::read("layer_norm", "");
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
-    fixture.operator(&parameters, "x", |tape, x| tape.layer_norm(x, weight, bias, 1e-6));
+    fixture.operator(&parameters, "x", |tape, x| tape.layer_norm(x, Norm { weight, bias, eps: 1e-6 }));
     fixture.check("plain_output", layer_norm_plain(&fixture.tensor("x"), 1e-6).data());
 }
 
@@ -129,7 +129,7 @@ fn patch_embed() {
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
     let (images, mean, std) = (fixture.tensor("images"), fixture.tensor("mean"), fixture.tensor("std"));
     let mut tape = Tape::recording(&parameters);
-    let y = tape.patch_embed(&images, mean.data(), std.data(), weight, bias);
+    let y = tape.patch_embed(&images, mean.data(), std.data(), Layer { weight, bias: Some(bias) });
     fixture.check("output", y.value.data());
     let mut gradients = parameters.zeros_like();
     tape.backward(&y, fixture.tensor("grad_output"), &mut gradients, None);
@@ -157,9 +157,29 @@ fn linear_residual() {
         fixture.operator(&parameters, wanted, |tape, input| {
             let other = Var::constant(fixture.tensor(if wanted == "residual" { "x" } else { "residual" }));
             let (residual, x) = if wanted == "residual" { (input, &other) } else { (&other, input) };
-            tape.linear_residual(residual, x, weight, Some(bias), Some(drop_path.clone()))
+            tape.linear_residual(residual, x, Layer { weight, bias: Some(bias) }, Some(drop_path.clone()))
         });
     }
+}
+
+#[test]
+fn norm_linear() {
+    let fixture = Fixture::read("norm_linear", "");
+    let (parameters, [weight, bias, w, b]) = fixture.parameters(["norm_weight", "norm_bias", "weight", "bias"]);
+    let norm = Norm { weight, bias, eps: 1e-6 };
+    fixture.operator(&parameters, "x", |tape, x| tape.norm_linear(x, norm, Layer { weight: w, bias: Some(b) }));
+}
+
+#[test]
+fn mlp() {
+    let fixture = Fixture::read("mlp", "");
+    let (scales, offsets) = (fixture.tensor("scale").data().into(), fixture.rows("offsets"));
+    let drop_path = DropPath { scales, offsets };
+    let (parameters, [weight, bias, w1, b1, w2, b2]) =
+        fixture.parameters(["norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2"]);
+    let norm = Norm { weight, bias, eps: 1e-6 };
+    let layers = [Layer { weight: w1, bias: Some(b1) }, Layer { weight: w2, bias: Some(b2) }];
+    fixture.operator(&parameters, "x", |tape, x| tape.mlp(x, norm, layers, Some(drop_path.clone())));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! The way of a batch: files -> decode -> augment ([`mimco_data`]) -> teacher and student ([`models`]) -> losses ([`methods`]) -> backward ->
 //! optimizer ([`mimco_engine`]) -> checkpoint ([`training`]). Figures of the features come from [`evaluation`].
 
+pub mod bench;
 pub mod demo;
 mod error;
 pub mod evaluation;

@@ -1,5 +1,6 @@
 //! The verbs, each from its arguments to one call of the library.
 
+pub mod bench;
 pub mod check_data;
 pub mod completions;
 pub mod demo;

@@ -38,6 +38,14 @@ impl Buffer {
         buffer
     }
 
+    /// Appends zeros up to `len` numbers, in place where there is room.
+    pub fn grow(&mut self, len: usize) {
+        let end = self.len;
+        self.lines.resize(len.div_ceil(16).max(self.lines.len()), Line([0.0; 16]));
+        self.len = len.max(end);
+        self[end..].fill(0.0);
+    }
+
     /// A copy of a slice.
     pub fn from_slice(slice: &[f32]) -> Buffer {
         let mut buffer = Buffer::stale(slice.len());
@@ -116,6 +124,11 @@ mod tests {
         drop(stale);
         let zeros = Buffer::zeros(LEN);
         assert!(zeros.as_ptr() == place && zeros.iter().all(|v| *v == 0.0));
-        assert!(Buffer::stale(0).is_empty());
+        let mut grown = Buffer::stale(0);
+        assert!(grown.is_empty());
+        grown.grow(3);
+        grown.fill(5.0);
+        grown.grow(40);
+        assert!(grown[..3] == [5.0; 3] && grown[3..] == [0.0; 37]);
     }
 }

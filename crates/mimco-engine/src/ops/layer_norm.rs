@@ -4,69 +4,86 @@ use super::store::Rows;
 use crate::cpu::product::{Number, Precision, Values};
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::{sum_by, wide};
-use crate::{ParameterId, Tape, Tensor, Var};
+use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};
 
 /// Rows a block: few enough to stay in cache, the unit of the fixed-order sums of the weight's gradient.
 const ROWS: usize = 64;
 
-impl Tape<'_> {
-    /// x [rows, width], weight and bias `[width]` -> [rows, width] in f32.
-    pub fn layer_norm(&mut self, x: &Var, weight: ParameterId, bias: ParameterId, eps: f32) -> Var {
-        self.layer_norm_to(Precision::F32, x, weight, bias, eps)
-    }
+/// A layer norm's parameters.
+#[derive(Clone, Copy)]
+pub struct Norm {
+    /// `[width]`
+    pub weight: ParameterId,
+    /// `[width]`
+    pub bias: ParameterId,
+    /// Added to the variance.
+    pub eps: f32,
+}
 
-    /// The same with the result in a precision, as the product that reads it takes it.
-    pub fn layer_norm_to(&mut self, precision: Precision, x: &Var, weight: ParameterId, bias: ParameterId, eps: f32) -> Var {
-        let (rows, width) = (x.value.rows(), x.value.width());
-        let (w, b) = (self.parameters().get(weight), self.parameters().get(bias));
-        assert!(w.len() == width && b.len() == width, "{}: width", self.parameters().entry(weight).name);
-        let mut y = Tensor::stale_in(precision, x.value.dims());
-        let mut statistics = Tensor::stale([rows, 2]); // mean and 1/deviation of each row
-        normalise_rows(&x.value, eps, &mut y, &mut statistics, |y, i| y.mul_add(w[i], b[i]));
-        if !self.wants_gradient(&[x], &[weight, bias]) {
+impl Tape<'_> {
+    /// x [rows, width] -> [rows, width] in f32.
+    pub fn layer_norm(&mut self, x: &Var, norm: Norm) -> Var {
+        let mut statistics = Tensor::stale([x.value.rows(), 2]);
+        let y = norm.forward(self.parameters(), &x.value, Precision::F32, &mut statistics);
+        if !self.wants_gradient(&[x], &[norm.weight, norm.bias]) {
             return Var::constant(y);
         }
         let x = x.clone();
-        self.record(y, move |dy, pass| {
-            let w = pass.parameter(weight);
-            let blocks = rows.div_ceil(ROWS);
-            // What x is added to beside this operator has its gradient already: this one goes on top in the same pass.
-            let before = pass.take(x.node());
-            let on_top = before.is_some();
-            let mut dx = before.unwrap_or_else(|| Tensor::stale(x.value.dims()));
-            let mut partial = Tensor::zeros([blocks, 2, width]); // gradients of weight and bias, a block of rows each
-            {
-                let dx = Parts::new(dx.data_mut());
-                let partial = Parts::new(partial.data_mut());
-                parallel(blocks, |block| {
-                    // SAFETY: a block owns its partial sums and its rows.
-                    let (dw, db) = unsafe { partial.part(block * 2 * width, 2 * width) }.split_at_mut(width);
-                    for row in block * ROWS..((block + 1) * ROWS).min(rows) {
-                        let x = &x.value.data()[row * width..][..width];
-                        let place = row * width..(row + 1) * width;
-                        // SAFETY: as above.
-                        let dx = unsafe { dx.part(row * width, width) };
-                        let statistics = (statistics.data()[2 * row], statistics.data()[2 * row + 1]);
-                        wide(
-                            #[inline(always)]
-                            || match dy.values() {
-                                Values::F32(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
-                                Values::Bf16(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
-                            },
-                        );
-                    }
-                });
-            }
-            for (id, which) in [(weight, 0), (bias, 1)] {
-                if let Some(gradient) = pass.gradient(id) {
-                    for block in partial.data().chunks_exact(2 * width) {
-                        let sums = &block[which * width..][..width];
-                        gradient.iter_mut().zip(sums).for_each(|(g, s)| *g += s);
-                    }
+        self.record(y, move |dy, pass| norm.backward(pass, &x, &statistics, &dy))
+    }
+}
+
+impl Norm {
+    /// y = norm(x) in a precision; `statistics` [rows, 2] gets mean and 1/deviation of each row.
+    pub(super) fn forward(&self, parameters: &Parameters, x: &Tensor, precision: Precision, statistics: &mut Tensor) -> Tensor {
+        let (w, b) = (parameters.get(self.weight), parameters.get(self.bias));
+        assert!(w.len() == x.width() && b.len() == x.width(), "{}: width", parameters.entry(self.weight).name);
+        let mut y = Tensor::stale_in(precision, x.dims());
+        normalise_rows(x, self.eps, &mut y, statistics, |y, i| y.mul_add(w[i], b[i]));
+        y
+    }
+
+    /// Adds to the gradients of weight, bias and x.
+    pub(super) fn backward(&self, pass: &mut Backpass<'_>, x: &Var, statistics: &Tensor, dy: &Tensor) {
+        let w = pass.parameter(self.weight);
+        let (rows, width) = (x.value.rows(), x.value.width());
+        let blocks = rows.div_ceil(ROWS);
+        // What x is added to beside this operator has its gradient already: this one goes on top in the same pass.
+        let before = pass.take(x.node());
+        let on_top = before.is_some();
+        let mut dx = before.unwrap_or_else(|| Tensor::stale(x.value.dims()));
+        let mut partial = Tensor::zeros([blocks, 2, width]); // gradients of weight and bias, a block of rows each
+        {
+            let dx = Parts::new(dx.data_mut());
+            let partial = Parts::new(partial.data_mut());
+            parallel(blocks, |block| {
+                // SAFETY: a block owns its partial sums and its rows.
+                let (dw, db) = unsafe { partial.part(block * 2 * width, 2 * width) }.split_at_mut(width);
+                for row in block * ROWS..((block + 1) * ROWS).min(rows) {
+                    let x = &x.value.data()[row * width..][..width];
+                    let place = row * width..(row + 1) * width;
+                    // SAFETY: as above.
+                    let dx = unsafe { dx.part(row * width, width) };
+                    let statistics = (statistics.data()[2 * row], statistics.data()[2 * row + 1]);
+                    wide(
+                        #[inline(always)]
+                        || match dy.values() {
+                            Values::F32(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
+                            Values::Bf16(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
+                        },
+                    );
+                }
+            });
+        }
+        for (id, which) in [(self.weight, 0), (self.bias, 1)] {
+            if let Some(gradient) = pass.gradient(id) {
+                for block in partial.data().chunks_exact(2 * width) {
+                    let sums = &block[which * width..][..width];
+                    gradient.iter_mut().zip(sums).for_each(|(g, s)| *g += s);
                 }
             }
-            pass.add(x.node(), dx);
-        })
+        }
+        pass.add(x.node(), dx);
     }
 }
 

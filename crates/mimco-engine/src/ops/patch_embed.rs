@@ -6,17 +6,17 @@
 
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector::wide;
-use crate::{ParameterId, Tape, Tensor, Var};
+use crate::{Tape, Tensor, Var};
 
-use super::Activation;
+use super::{Activation, Layer};
 
 impl Tape<'_> {
-    /// images [batch, channels, height, width], weight [width, channels, patch, patch], bias `[width]` -> [batch · tokens, width];
+    /// images [batch, channels, height, width], the layer's weight [width, channels, patch, patch] -> [batch · tokens, width];
     /// tokens in rows of patches from the top left.
-    pub fn patch_embed(&mut self, images: &Tensor, mean: &[f32], std: &[f32], weight: ParameterId, bias: ParameterId) -> Var {
-        let patch = self.parameters().entry(weight).shape[2];
+    pub fn patch_embed(&mut self, images: &Tensor, mean: &[f32], std: &[f32], layer: Layer) -> Var {
+        let patch = self.parameters().entry(layer.weight).shape[2];
         let patches = Var::constant(lay_out_patches(images, mean, std, patch));
-        self.linear(&patches, weight, Some(bias), Activation::None)
+        self.linear(&patches, layer, Activation::None)
     }
 }
 

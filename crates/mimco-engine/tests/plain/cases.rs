@@ -1,6 +1,6 @@
 //! The operators' formulas, written out plainly in f64, beside the engine's calls; shapes are odd and end within a block.
 
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Masked, RunningStatistics};
+use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, RunningStatistics};
 use mimco_engine::{ParameterId, Tape, Tensor, Var};
 use std::sync::Arc;
 
@@ -95,7 +95,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(12, 20), (13, 22)].map(|(height, width)| patch_embed(3, height, width)));
     cases.extend([false, true].map(tokens));
     cases.extend([(false, 33), (true, 5)].map(|(dropped, inputs)| linear_residual(dropped, inputs)));
-    cases.push(residual_of_itself());
+    cases.extend([(35, 13, 37), (3, 70, 5), (0, 5, 6)].map(|(rows, inputs, outputs)| norm_linear(rows, inputs, outputs)));
+    cases.extend([(35, 67, true), (5, 3, false)].map(|(width, inner, dropped)| mlp(width, inner, dropped)));
     cases.extend([(45, 70, true), (45, 35, false), (1, 3, true)].map(|(rows, width, affine)| batch_norm(rows, width, affine)));
     let shape = NceShape { groups: 3, rows: 41, candidates: 23, beside: false, owners: false, temperature: 0.2 };
     cases.push(info_nce(shape));
@@ -132,7 +133,7 @@ fn linear(rows: usize, inputs: usize, outputs: usize, bias: bool, activation: Ac
             };
             (0..rows * outputs).map(|i| y(i / outputs, i % outputs)).collect()
         },
-        move |tape, x, p| tape.linear(&x[0], p[0], p.get(1).copied(), activation),
+        move |tape, x, p| tape.linear(&x[0], Layer { weight: p[0], bias: p.get(1).copied() }, activation),
     )
 }
 
@@ -150,7 +151,7 @@ fn layer_norm(rows: usize, width: usize) -> Case {
             };
             a[0].chunks_exact(width).flat_map(row).collect()
         },
-        |tape, x, p| tape.layer_norm(&x[0], p[0], p[1], EPS),
+        |tape, x, p| tape.layer_norm(&x[0], norm(p)),
     )
 }
 
@@ -216,7 +217,7 @@ fn patch_embed(batch: usize, height: usize, width: usize) -> Case {
             }
             y
         },
-        move |tape, _, p| tape.patch_embed(&images, &mean, &std, p[0], p[1]),
+        move |tape, _, p| tape.patch_embed(&images, &mean, &std, Layer { weight: p[0], bias: Some(p[1]) }),
     )
 }
 
@@ -275,38 +276,63 @@ fn linear_residual(dropped: bool, inputs: usize) -> Case {
             let scale = |row: usize| if dropped { scale_of_row(row) } else { 1.0 };
             (0..70 * outputs).map(|i| a[0][i] + scale(i / outputs) * branch(i / outputs, i % outputs)).collect()
         },
-        move |tape, x, p| tape.linear_residual(&x[0], &x[1], p[0], Some(p[1]), dropped.then(drop_path)),
+        move |tape, x, p| tape.linear_residual(&x[0], &x[1], Layer { weight: p[0], bias: Some(p[1]) }, dropped.then(drop_path)),
     )
 }
 
-/// A value that is used twice, in several chunks and by a layer norm that adds to the gradient in its own pass: x + W norm(x) twice over.
-fn residual_of_itself() -> Case {
-    let width = 301;
+fn norm(p: &[ParameterId]) -> Norm {
+    Norm { weight: p[0], bias: p[1], eps: EPS }
+}
+
+/// Rows of x normalised, with weight and bias.
+fn normal(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    let width = weight.len();
+    let row = |x: &[f64]| -> Vec<f64> {
+        let mean = x.iter().sum::<f64>() / width as f64;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
+        (0..width).map(|i| (x[i] - mean) / (variance + EPS as f64).sqrt() * weight[i] + bias[i]).collect()
+    };
+    x.chunks(width).flat_map(row).collect()
+}
+
+/// Rows of x times Wᵀ, plus b.
+fn affine(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
+    let inputs = weight.len() / bias.len();
+    let row = |x: &[f64]| -> Vec<f64> { bias.iter().zip(weight.chunks(inputs)).map(|(b, w)| dot(x, w) + b).collect() };
+    x.chunks(inputs).flat_map(row).collect()
+}
+
+fn norm_linear(rows: usize, inputs: usize, outputs: usize) -> Case {
+    let mut random = Random(16);
+    let parameters = [vec![inputs], vec![inputs], vec![outputs, inputs], vec![outputs]].map(|shape| random.tensor(&shape, 0.8));
+    Case::new(
+        format!("norm_linear {rows}x{inputs}x{outputs}"),
+        vec![random.tensor(&[rows, inputs], 1.0)],
+        parameters.into(),
+        |a| affine(&normal(&a[0], &a[1], &a[2]), &a[3], &a[4]),
+        |tape, x, p| tape.norm_linear(&x[0], norm(p), Layer { weight: p[2], bias: Some(p[3]) }),
+    )
+}
+
+/// Twice over, so that a value has two readers whose gradients come to one sum.
+fn mlp(width: usize, inner: usize, dropped: bool) -> Case {
     let mut random = Random(7);
+    let shapes = [vec![width], vec![width], vec![inner, width], vec![inner], vec![width, inner], vec![width]];
+    let parameters = shapes.map(|shape| random.tensor(&shape, 1.0 / (width as f32).sqrt()));
+    let scale = move |row: usize| if dropped { scale_of_row(row) } else { 1.0 };
     let block = move |x: &[f64], a: &[Vec<f64>]| -> Vec<f64> {
-        let normal: Vec<f64> = x
-            .chunks(width)
-            .flat_map(|x| {
-                let mean = x.iter().sum::<f64>() / width as f64;
-                let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / width as f64;
-                x.iter().enumerate().map(|(i, x)| (x - mean) / (variance + EPS as f64).sqrt() * a[1][i] + a[2][i]).collect::<Vec<_>>()
-            })
-            .collect();
-        let branch = |i: usize| dot(&normal[i / width * width..][..width], &a[3][i % width * width..][..width]);
-        (0..x.len()).map(|i| x[i] + scale_of_row(i / width) * branch(i)).collect()
+        let hidden: Vec<f64> = affine(&normal(x, &a[1], &a[2]), &a[3], &a[4]).iter().map(|h| h * normal_cdf(*h)).collect();
+        affine(&hidden, &a[5], &a[6]).iter().enumerate().map(|(i, branch)| x[i] + scale(i / width) * branch).collect()
     };
     Case::new(
-        "residual of itself",
+        format!("mlp {width} {inner}, drop path {dropped}"),
         vec![random.tensor(&[70, width], 1.0)],
-        vec![random.tensor(&[width], 1.0), random.tensor(&[width], 1.0), random.tensor(&[width, width], 0.1)],
+        parameters.into(),
         move |a| block(&block(&a[0], a), a),
-        |tape, x, p| {
-            let mut x = x[0].clone();
-            for _ in 0..2 {
-                let y = tape.layer_norm(&x, p[0], p[1], EPS);
-                x = tape.linear_residual(&x, &y, p[2], None, Some(drop_path()));
-            }
-            x
+        move |tape, x, p| {
+            let layers = [Layer { weight: p[2], bias: Some(p[3]) }, Layer { weight: p[4], bias: Some(p[5]) }];
+            let y = tape.mlp(&x[0], norm(p), layers, dropped.then(drop_path));
+            tape.mlp(&y, norm(p), layers, dropped.then(drop_path))
         },
     )
 }

@@ -6,7 +6,7 @@ mod cases;
 
 use cases::{Case, EPS, Random, cases, wide};
 use mimco_engine::cpu::threads::set_threads;
-use mimco_engine::ops::{Activation, DropPath, RunningStatistics, layer_norm_plain};
+use mimco_engine::ops::{Activation, DropPath, Layer, Norm, RunningStatistics, layer_norm_plain};
 use mimco_engine::{Parameters, Precision, Tape, Tensor, Var};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -57,12 +57,13 @@ fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Yield {
         let mut tape = Tape::recording(&parameters);
         let leaves: Vec<Var> = arrays[..case.inputs].iter().map(|array| tape.leaf(array.clone())).collect();
         let output = (case.engine)(&mut tape, &leaves, &ids);
-        let same = output.value.data().iter().zip(inference.value.data()).all(|(a, b)| a.to_bits() == b.to_bits());
+        let value = output.value.to_f32();
+        let same = value.data().iter().zip(inference.value.to_f32().data()).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{}: inference and training differ", case.label);
         // Gradients are added to what is there.
         let mut gradients = parameters.zeros_like();
         gradients.fill(1.0);
-        let dx = tape.backward(&output, seed(output.value.data().len()), &mut gradients, leaves.get(wanted));
+        let dx = tape.backward(&output, seed(value.elements()), &mut gradients, leaves.get(wanted));
         if wanted < case.inputs {
             let nothing = || vec![0.0; arrays[wanted].data().len()];
             found.gradients[wanted] = dx.map_or_else(nothing, |dx| dx.data().to_vec());
@@ -71,7 +72,7 @@ fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Yield {
             let gradient = &gradients[parameters.entry(*id).range.clone()];
             found.gradients[case.inputs + i] = gradient.iter().map(|g| g - 1.0).collect();
         }
-        found.output = output.value.data().to_vec();
+        found.output = value.data().to_vec();
     }
     found
 }
@@ -200,8 +201,9 @@ fn blocks(precision: Precision, recompute: bool) -> Yield {
     let (rows, width) = (55, 20);
     let mut random = Random(21);
     let mut parameters = Parameters::new();
-    let [scale, shift, qkv, projection] =
-        [vec![width], vec![width], vec![3 * width, width], vec![width, width]].map(|shape| parameters.add("parameter", &shape));
+    let [scale, shift, qkv, projection, first, second] =
+        [vec![width], vec![width], vec![3 * width, width], vec![width, width], vec![32, width], vec![width, 32]]
+            .map(|shape| parameters.add("parameter", &shape));
     parameters.flat_mut().iter_mut().for_each(|p| *p = random.number());
     parameters.set_precision(precision);
     let x = random.tensor(&[rows, width], 1.0);
@@ -213,11 +215,13 @@ fn blocks(precision: Precision, recompute: bool) -> Yield {
     for _ in 0..2 {
         let (offsets, drop_path) = (offsets.clone(), drop_path.clone());
         let block = move |tape: &mut Tape<'_>, x: &Var| {
-            let y = tape.layer_norm_to(tape.precision(), x, scale, shift, EPS);
-            let y = tape.linear(&y, qkv, None, Activation::None);
+            let layer = |weight, bias| Layer { weight, bias };
+            let norm = Norm { weight: scale, bias: shift, eps: EPS };
+            let y = tape.norm_linear(x, norm, layer(qkv, None));
             let y = tape.attention(&y, &offsets, 4);
-            let y = tape.linear(&y, projection, Some(shift), Activation::Gelu);
-            tape.linear_residual(x, &y, projection, None, Some(drop_path.clone()))
+            let y = tape.linear(&y, layer(projection, Some(shift)), Activation::Gelu);
+            let x = tape.linear_residual(x, &y, layer(projection, None), Some(drop_path.clone()));
+            tape.mlp(&x, norm, [layer(first, None), layer(second, Some(shift))], Some(drop_path.clone()))
         };
         output = if recompute { tape.recompute(&output, block) } else { block(&mut tape, &output) };
     }

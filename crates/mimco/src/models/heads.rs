@@ -2,7 +2,7 @@
 
 use super::initialise::{linear_uniform, truncated_normal};
 use mimco_data::random::{Purpose, keyed};
-use mimco_engine::ops::{Activation, RunningStatistics};
+use mimco_engine::ops::{Activation, Layer, RunningStatistics};
 use mimco_engine::{ParameterId, Parameters, Tape, Var};
 
 /// Linear layers without bias, batch norm after each; ReLU between, the last norm without weight and bias.
@@ -47,7 +47,7 @@ impl BatchNormMlp {
     pub fn forward(&self, tape: &mut Tape<'_>, x: &Var, statistics: &mut [RunningStatistics]) -> Var {
         let mut x = x.clone();
         for (i, (&layer, statistics)) in self.layers.iter().zip(statistics).enumerate() {
-            x = tape.linear(&x, layer, None, Activation::None);
+            x = tape.linear(&x, Layer { weight: layer, bias: None }, Activation::None);
             let affine = self.norms.get(i).copied();
             x = tape.batch_norm(&x, affine, affine.is_some(), statistics);
         }
@@ -58,7 +58,7 @@ impl BatchNormMlp {
 /// A linear map, or two with GELU between: from the student's width to the teacher's.
 #[derive(Clone)]
 pub struct LightHead {
-    layers: Vec<(ParameterId, ParameterId)>,
+    layers: Vec<Layer>,
 }
 
 impl LightHead {
@@ -69,7 +69,7 @@ impl LightHead {
             .enumerate()
             .map(|(i, pair)| {
                 let weight = parameters.add(format!("{prefix}.{i}.weight"), &[pair[1], pair[0]]);
-                (weight, parameters.add(format!("{prefix}.{i}.bias"), &[pair[1]]))
+                Layer { weight, bias: Some(parameters.add(format!("{prefix}.{i}.bias"), &[pair[1]])) }
             })
             .collect();
         LightHead { layers }
@@ -78,17 +78,17 @@ impl LightHead {
     /// Truncated normal weights of deviation 0.02, zero biases.
     pub fn initialise(&self, parameters: &mut Parameters, seed: u64, place: u64) {
         let rng = &mut keyed(seed, Purpose::Init, 2, place);
-        for (weight, _) in &self.layers {
-            truncated_normal(parameters.get_mut(*weight), 0.02, rng);
+        for layer in &self.layers {
+            truncated_normal(parameters.get_mut(layer.weight), 0.02, rng);
         }
     }
 
     /// x [rows, input] -> [rows, output].
     pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Var {
         let last = self.layers.len() - 1;
-        self.layers.iter().enumerate().fold(x.clone(), |x, (i, &(weight, bias))| {
+        self.layers.iter().enumerate().fold(x.clone(), |x, (i, &layer)| {
             let activation = if i < last { Activation::Gelu } else { Activation::None };
-            tape.linear(&x, weight, Some(bias), activation)
+            tape.linear(&x, layer, activation)
         })
     }
 }

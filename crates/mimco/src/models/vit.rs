@@ -3,7 +3,7 @@
 use super::arch::Arch;
 use super::initialise::{linear_uniform, truncated_normal, xavier_uniform};
 use mimco_data::random::{Purpose, keyed, unit};
-use mimco_engine::ops::{Activation, DropPath, Masked};
+use mimco_engine::ops::{DropPath, Layer, Masked, Norm};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -92,8 +92,7 @@ impl VitConfig {
 pub struct Vit {
     /// Its sizes.
     pub config: VitConfig,
-    patch_weight: ParameterId,
-    patch_bias: ParameterId,
+    patch: Layer,
     class: ParameterId,
     positions: ParameterId,
     blocks: Vec<Block>,
@@ -101,25 +100,13 @@ pub struct Vit {
 }
 
 #[derive(Clone, Copy)]
-struct Norm {
-    weight: ParameterId,
-    bias: ParameterId,
-}
-
-#[derive(Clone, Copy)]
-struct Linear {
-    weight: ParameterId,
-    bias: ParameterId,
-}
-
-#[derive(Clone, Copy)]
 struct Block {
     norm1: Norm,
-    qkv: Linear,
-    proj: Linear,
+    qkv: Layer,
+    proj: Layer,
     norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
+    fc1: Layer,
+    fc2: Layer,
 }
 
 /// How one forward pass runs.
@@ -144,29 +131,30 @@ impl Vit {
         let mut add = |name: String, shape: &[usize]| parameters.add(format!("{prefix}{name}"), shape);
         let class = add("cls_token".into(), &[1, 1, d]);
         let positions = add("pos_embed".into(), &[1, config.patches() + 1, d]);
-        let patch_weight = add("patch_embed.proj.weight".into(), &[d, CHANNELS, config.patch, config.patch]);
-        let patch_bias = add("patch_embed.proj.bias".into(), &[d]);
+        let weight = add("patch_embed.proj.weight".into(), &[d, CHANNELS, config.patch, config.patch]);
+        let patch = Layer { weight, bias: Some(add("patch_embed.proj.bias".into(), &[d])) };
         let blocks = (0..config.depth)
             .map(|i| {
-                let mut linear = |name: &str, inputs, outputs| Linear {
+                let mut linear = |name: &str, inputs, outputs| Layer {
                     weight: add(format!("blocks.{i}.{name}.weight"), &[outputs, inputs]),
-                    bias: add(format!("blocks.{i}.{name}.bias"), &[outputs]),
+                    bias: Some(add(format!("blocks.{i}.{name}.bias"), &[outputs])),
                 };
                 let (qkv, proj) = (linear("attn.qkv", d, 3 * d), linear("attn.proj", d, d));
                 let (fc1, fc2) = (linear("mlp.fc1", d, config.mlp), linear("mlp.fc2", config.mlp, d));
                 let mut norm = |name: &str| Norm {
                     weight: add(format!("blocks.{i}.{name}.weight"), &[d]),
                     bias: add(format!("blocks.{i}.{name}.bias"), &[d]),
+                    eps: NORM_EPS,
                 };
                 Block { norm1: norm("norm1"), qkv, proj, norm2: norm("norm2"), fc1, fc2 }
             })
             .collect();
-        let norm = Norm { weight: add("norm.weight".into(), &[d]), bias: add("norm.bias".into(), &[d]) };
+        let norm = Norm { weight: add("norm.weight".into(), &[d]), bias: add("norm.bias".into(), &[d]), eps: NORM_EPS };
         for id in [class, positions] {
             parameters.entry_mut(id).decay = 0.0; // positions and tokens are not matrices, whatever their shape
         }
         parameters.entry_mut(positions).trainable = config.position == Position::Learned;
-        Vit { config: config.clone(), patch_weight, patch_bias, class, positions, blocks, norm }
+        Vit { config: config.clone(), patch, class, positions, blocks, norm }
     }
 
     /// Random weights; zeros for biases, ones for norms.
@@ -179,8 +167,8 @@ impl Vit {
             Start::Normal => truncated_normal(values, 0.02, rng),
         };
         match start {
-            Start::Xavier => xavier_uniform(parameters.get_mut(self.patch_weight), columns, d, rng),
-            Start::Normal => linear_uniform(parameters.get_mut(self.patch_weight), columns, rng), // as PyTorch begins a convolution
+            Start::Xavier => xavier_uniform(parameters.get_mut(self.patch.weight), columns, d, rng),
+            Start::Normal => linear_uniform(parameters.get_mut(self.patch.weight), columns, rng), // as PyTorch begins a convolution
         }
         truncated_normal(parameters.get_mut(self.class), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
         match self.config.position {
@@ -202,7 +190,7 @@ impl Vit {
 
     /// Keeps the patch embedding as it is (MoCo v3's stable variant: random and frozen).
     pub fn freeze_patch_embedding(&self, parameters: &mut Parameters) {
-        for id in [self.patch_weight, self.patch_bias] {
+        for id in [Some(self.patch.weight), self.patch.bias].into_iter().flatten() {
             parameters.entry_mut(id).trainable = false;
         }
     }
@@ -222,7 +210,7 @@ impl Vit {
     pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, how: &Forward) -> Var {
         let batch = images.dims()[0];
         let offsets = self.offsets(batch);
-        let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch_weight, self.patch_bias);
+        let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch);
         let mut x = tape.tokens(&patches, self.class, self.positions, how.masked.clone());
         let depth = how.blocks.unwrap_or(self.blocks.len());
         for (i, block) in self.blocks[..depth].iter().enumerate() {
@@ -235,7 +223,7 @@ impl Vit {
             let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, &drops, rows.as_ref());
             x = if how.recompute { tape.recompute(&x, run) } else { run(tape, &x) };
         }
-        tape.layer_norm(&x, self.norm.weight, self.norm.bias, NORM_EPS)
+        tape.layer_norm(&x, self.norm)
     }
 }
 
@@ -251,19 +239,15 @@ impl Block {
         rows: Option<&Arc<[usize]>>,
     ) -> Var {
         let [mut drop1, mut drop2] = drops.clone().unwrap_or_default();
-        let precision = tape.precision();
-        let y = tape.layer_norm_to(precision, x, self.norm1.weight, self.norm1.bias, NORM_EPS);
-        let y = tape.linear(&y, self.qkv.weight, Some(self.qkv.bias), Activation::None);
+        let y = tape.norm_linear(x, self.norm1, self.qkv);
         let mut y = tape.attention(&y, offsets, heads);
         let mut x = x.clone();
         if let Some(rows) = rows {
             (x, y) = (tape.select_rows(&x, rows), tape.select_rows(&y, rows));
             [drop1, drop2] = [drop1, drop2].map(|drop| drop.map(|drop| among(drop, rows)));
         }
-        let x = tape.linear_residual(&x, &y, self.proj.weight, Some(self.proj.bias), drop1);
-        let y = tape.layer_norm_to(precision, &x, self.norm2.weight, self.norm2.bias, NORM_EPS);
-        let y = tape.linear(&y, self.fc1.weight, Some(self.fc1.bias), Activation::Gelu);
-        tape.linear_residual(&x, &y, self.fc2.weight, Some(self.fc2.bias), drop2)
+        let x = tape.linear_residual(&x, &y, self.proj, drop1);
+        tape.mlp(&x, self.norm2, [self.fc1, self.fc2], drop2)
     }
 }
 

@@ -2,6 +2,7 @@
 //! when they collapse.
 
 use crate::Error;
+use crate::bench::products::ceiling;
 use crate::evaluation::features::{FeatureKind, extract, labels_of};
 use crate::evaluation::health::{feature_std, rankme, verdict};
 use crate::evaluation::knn::knn_top1;
@@ -9,7 +10,7 @@ use crate::models::vit::Vit;
 use crate::settings::Config;
 use mimco_data::Dataset;
 use mimco_data::random::{Purpose, permutation};
-use mimco_engine::Parameters;
+use mimco_engine::{Parameters, Precision};
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
@@ -23,6 +24,7 @@ pub struct Watch {
     k: usize,
     temperature: f64,
     pooled: FeatureKind,
+    precision: Precision,
     peak: OnceLock<f64>,
 }
 
@@ -46,6 +48,7 @@ impl Watch {
             k: config.train.knn_k,
             temperature: config.train.knn_temperature,
             pooled,
+            precision: config.precision.engine(),
             peak: OnceLock::new(),
         }
     }
@@ -67,16 +70,6 @@ impl Watch {
 
     /// Floating-point operations a second of a large matrix product here, measured once: what `perf/mfu` is a share of.
     pub fn peak_flop_per_second(&self) -> f64 {
-        *self.peak.get_or_init(|| {
-            const N: usize = 1024;
-            let (a, mut c) = (vec![1.0f32; N * N], vec![0.0f32; N * N]);
-            let time = |c: &mut [f32]| {
-                let begun = std::time::Instant::now();
-                mimco_engine::cpu::matmul::matmul_nt(&a, &a, c, N, N, N);
-                begun.elapsed().as_secs_f64()
-            };
-            let best = (0..4).map(|_| time(&mut c)).fold(f64::INFINITY, f64::min);
-            2.0 * (N as f64).powi(3) / best
-        })
+        *self.peak.get_or_init(|| ceiling(self.precision))
     }
 }

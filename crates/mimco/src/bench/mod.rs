@@ -1,0 +1,51 @@
+//! Speed: training steps, matrix products and the data path, timed as PyTorch's are by the scripts in the repository's `bench/`.
+
+pub mod data;
+pub mod products;
+pub mod step;
+
+use serde::Serialize;
+use std::time::Instant;
+
+/// Units a second of something that was done several times.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Rate {
+    /// By the median time.
+    pub median: f64,
+    /// By the shortest time.
+    pub best: f64,
+}
+
+/// Times `work`, `units` at a time, `repeats` times after two that do not count (the first fill caches and buffers).
+pub fn rate(units: f64, repeats: usize, mut work: impl FnMut()) -> Rate {
+    work();
+    work();
+    let mut seconds: Vec<f64> = (0..repeats.max(1))
+        .map(|_| {
+            let began = Instant::now();
+            work();
+            began.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    Rate { median: units / seconds[seconds.len() / 2], best: units / seconds[0] }
+}
+
+/// The process's largest resident set so far, in MiB; none where the system does not tell.
+pub fn peak_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let kib: f64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_that_of_the_median() {
+        let mut naps = [0, 0, 9, 1, 30, 2, 60].iter();
+        let found = rate(3.0, 5, || std::thread::sleep(std::time::Duration::from_millis(*naps.next().unwrap_or(&0))));
+        assert!((3.0 / 0.03..3.0 / 0.009).contains(&found.median) && found.best > 3.0 / 0.009 && found.best <= 3.0 / 0.001, "{found:?}");
+    }
+}
