@@ -1,0 +1,121 @@
+"""Behind compare.sh: runs both sides in turn, each in a process of its own, and writes what they printed."""
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEPS = ["forward", "train", "mimco", "moco_v3"]
+TABLE = ("<!-- bench/compare.sh writes from here -->", "<!-- to here -->")
+
+
+def arguments():
+    p = argparse.ArgumentParser()
+    p.add_argument("name", help="of the results, such as the machine's")
+    p.add_argument("--python", default=sys.executable)
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--batch", default="8,32", type=lambda text: [int(n) for n in text.split(",")])
+    p.add_argument("--rounds", type=int, default=3, help="times each side is run")
+    p.add_argument("--steps", type=int, default=5, help="steps that are timed in a run")
+    p.add_argument("--compile", action="store_true")
+    return p.parse_args()
+
+
+def run(command, threads):
+    environment = dict(os.environ, OMP_NUM_THREADS=str(threads), OMP_PROC_BIND="true", OMP_PLACES="cores")
+    done = subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        print(f"left out, exit code {done.returncode}: {' '.join(map(str, command))}\n{done.stderr[-400:]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def main():
+    a = arguments()
+    mimco = ROOT / "target" / "release" / "mimco"
+    rows, products = [], []
+    for precision in ["bf16", "f32"]:
+        for step in STEPS:
+            for batch in a.batch:
+                common = ["--step", step, "--precision", precision, "--batch", batch, "--steps", a.steps, "--threads", a.threads]
+                sides = {"mimco": [mimco, "bench", "step", "--json", *common], "eager": [a.python, "bench/pytorch_step.py", *common]}
+                if a.compile:
+                    sides["compiled"] = [*sides["eager"], "--compile"]
+                found = {side: [] for side in sides}
+                for _ in range(a.rounds):
+                    for side, command in sides.items():
+                        found[side] += [r for r in [run(command, a.threads)] if r]
+                rows.append({"precision": precision, "step": step, "batch": batch, "runs": found})
+                print(line(rows[-1]), flush=True)
+        sides = {"mimco": [mimco, "bench", "gemm", "--json", "--precision", precision, "--threads", a.threads],
+                 "eager": [a.python, "bench/pytorch_gemm.py", "--precision", precision, "--threads", a.threads]}
+        found = {side: [] for side in sides}
+        for _ in range(a.rounds):
+            for side, command in sides.items():
+                found[side].append(run(command, a.threads))
+        products.append({"precision": precision, "runs": found})
+    info = {"name": a.name, "date": datetime.date.today().isoformat(), "processor": processor(), "threads": a.threads, "system": platform.system()}
+    (ROOT / "bench" / "results" / f"{a.name}.json").write_text(json.dumps({**info, "steps": rows, "products": products}, indent=1) + "\n")
+    write_table(info, rows, products, a)
+
+
+def processor():
+    try:
+        names = [text.split(":")[1].strip() for text in open("/proc/cpuinfo") if text.startswith("model name")]
+        flags = next(text for text in open("/proc/cpuinfo") if text.startswith("flags")).split()
+        kinds = [flag for flag in ["amx_bf16", "avx512_bf16", "avx512f", "avx2"] if flag in flags]
+        return f"{names[0]}, {len(names)} cores, {' '.join(kinds[:2])}"
+    except (OSError, StopIteration, IndexError):
+        return platform.processor() or "unknown"
+
+
+def median(runs, key):
+    return statistics.median(r[key] for r in runs) if runs else None
+
+
+def figures(row):
+    ours = row["runs"]["mimco"]
+    rates = {side: median(runs, "img_per_s") for side, runs in row["runs"].items() if runs}
+    theirs = max((rate for side, rate in rates.items() if side != "mimco"), default=None)
+    memory = min((median(runs, "peak_mib") for side, runs in row["runs"].items() if side != "mimco" and runs), default=None)
+    return rates, theirs, median(ours, "peak_mib"), memory, median(ours, "mfu")
+
+
+def line(row):
+    rates, theirs, ours_mib, theirs_mib, mfu = figures(row)
+    compiled = f"{rates['compiled']:.2f}" if "compiled" in rates else "-"
+    if theirs is None:
+        return f"| {row['precision']} | {row['step']} | {row['batch']} | {rates['mimco']:.2f} | - | - | - | {100 * mfu:.0f} % | {ours_mib:.0f} | - | - |"
+    return (f"| {row['precision']} | {row['step']} | {row['batch']} | {rates['mimco']:.2f} | {rates['eager']:.2f} | {compiled} | "
+            f"{rates['mimco'] / theirs:.2f} | {100 * mfu:.0f} % | {ours_mib:.0f} | {theirs_mib:.0f} | {ours_mib / theirs_mib:.2f} |")
+
+
+def write_table(info, rows, products, a):
+    text = [
+        f"ViT-S/16 at 224 px, images a second; {info['processor']}, {a.threads} threads, {info['date']}; medians of {a.rounds} runs of {a.steps} "
+        f"steps in turn (`bench/compare.sh {a.name}{' --compile' if a.compile else ''}`). *times* is against the faster PyTorch, memory in MiB "
+        "against the smaller one; *mfu* is our share of a large product's rate.", "",
+        "| | step | batch | mimco | eager | compiled | times | mfu | memory | PyTorch's | ratio |",
+        "|---|---|---|---|---|---|---|---|---|---|---|", *map(line, rows), "",
+        "| | product | mimco | packed before | torch.mm | times |", "|---|---|---|---|---|---|",
+    ]
+    for p in products:
+        ours, theirs = p["runs"]["mimco"], p["runs"]["eager"]
+        for i, product in enumerate(ours[0]["products"]):
+            shape = " x ".join(map(str, product["shape"]))
+            plain = statistics.median(r["products"][i]["gflops"]["median"] for r in ours if r)
+            packed = statistics.median(r["products"][i]["gflops_packed"]["median"] for r in ours if r)
+            torch = statistics.median(r["products"][i]["gflops"] for r in theirs if r)
+            text.append(f"| {p['precision']} | {shape} | {plain:.0f} | {packed:.0f} | {torch:.0f} | {plain / torch:.2f} |")
+    page = ROOT / "docs" / "src" / "engine.md"
+    before, _, rest = page.read_text().partition(TABLE[0])
+    _, _, after = rest.partition(TABLE[1])
+    page.write_text("\n".join([before + TABLE[0], "", *text, "", TABLE[1]]) + after)
+
+
+main()

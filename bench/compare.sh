@@ -1,0 +1,16 @@
+#!/bin/sh
+# Times this project and PyTorch in turn on this machine: A B A B ..., medians; writes bench/results/NAME.json and the table in docs/src/engine.md.
+#
+#   bench/compare.sh NAME [--python PYTHON] [--threads 2] [--batch 8,32] [--rounds 3] [--compile]
+#
+# PYTHON needs torch and timm (python3 -m venv V && V/bin/pip install torch timm). --compile times torch.compile, too (it needs a C++ compiler).
+set -e
+cd "$(dirname "$0")/.."
+python=python3
+next=
+for argument in "$@"; do
+    [ "$next" = 1 ] && python=$argument
+    next=$([ "$argument" = --python ] && echo 1 || true)
+done
+cargo build --release --quiet
+exec "$python" bench/compare.py "$@"
