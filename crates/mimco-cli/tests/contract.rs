@@ -106,6 +106,27 @@ fn settings_are_printed_as_a_recipe_for_the_same() {
 }
 
 #[test]
+fn bench_prints_its_figures() {
+    let step = ["bench", "step", "--model", "tiny", "--step", "mimco", "--batch", "2", "--steps", "2", "--precision", "f32", "--json"];
+    let found = json(mimco().args(step).args(["--threads", "2"]));
+    for figure in ["img_per_s", "best_img_per_s", "peak_mib", "mfu"] {
+        assert!(found[figure].as_f64().is_some_and(|v| v > 0.0), "{figure} in {found}");
+    }
+    assert_eq!((found["step"].as_str(), found["precision"].as_str(), found["threads"].as_u64()), (Some("mimco"), Some("f32"), Some(2)));
+    let found = json(mimco().args(["bench", "gemm", "17x33x65", "--repeats", "3", "--json"]));
+    assert_eq!(found["products"][0]["shape"], serde_json::json!([17, 33, 65]));
+    let folder = tempfile::tempdir().unwrap();
+    picture(1, 40, 30).save(folder.path().join("a.png")).unwrap();
+    picture(2, 30, 40).save(folder.path().join("b.png")).unwrap();
+    for pipeline in ["mim", "moco"] {
+        let mut command = mimco();
+        command.args(["bench", "data"]).arg(folder.path()).args(["--pipeline", pipeline, "--seconds", "0.1", "--threads", "1", "--json"]);
+        assert!(json(&mut command)["img_per_s"].as_f64().is_some_and(|v| v > 0.0));
+    }
+    assert_eq!(mimco().args(["bench", "gemm", "3x4"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
 fn completions_know_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
         let output = mimco().args(["completions", shell]).output().unwrap();

@@ -290,6 +290,42 @@ fn losses_begin_at_the_logarithm_of_the_candidates() {
     near(figures["train/loss"] / 0.8, BATCH);
 }
 
+/// A step in bf16 has single precision's loss to 1 % and its gradient's direction.
+#[test]
+fn steps_in_bf16_are_near_single_precision() {
+    const BATCH: usize = 16;
+    let near = |name: &str, [half, single]: [(f64, Vec<f32>); 2]| {
+        assert!((half.0 / single.0 - 1.0).abs() < 0.01 && half.0 != single.0, "{name}: {} for {}", half.0, single.0);
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| (a * b) as f64).sum::<f64>();
+        let cosine = dot(&half.1, &single.1) / (dot(&half.1, &half.1) * dot(&single.1, &single.1)).sqrt();
+        assert!(cosine > 0.98, "{name}: cosine {cosine}");
+    };
+    let shape = vit(16, 2, 2, Position::Sincos, IMAGENET);
+    let views = [5, 6].map(|seed| Tensor::from_slice([BATCH, 3, 16, 16], &noise(BATCH * 768, seed)));
+    let config = |precision, method| Config { precision, ..single(method) };
+    let mimco = [Precision::Bf16, Precision::F32].map(|precision| {
+        let mut teacher = backbone(&shape, |_| {});
+        teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 3);
+        let mask = MaskGenerator::new(4, 1, 0.5);
+        let config = config(precision, MethodName::Mimco);
+        let mut method = Mimco::new(&config, &shape, &settings::Mimco::default(), mask, teacher, 100).unwrap();
+        let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
+        let owners: Vec<u32> = (0..BATCH as u32).collect();
+        let mut gradients = method.parameters().zeros_like().to_vec();
+        let figures = method.losses(&views[0], &Places::masked(places), &owners, CLOCK, 1.0, &mut gradients);
+        (figures["train/loss"], gradients)
+    });
+    near("mimco", mimco);
+    let moco = [Precision::Bf16, Precision::F32].map(|precision| {
+        let settings = settings::MocoV3 { hidden: 64, out: 16, ..Default::default() };
+        let mut method = MocoV3::new(&config(precision, MethodName::MocoV3), &shape, &settings);
+        let mut gradients = method.parameters().zeros_like().to_vec();
+        let figures = method.losses([&views[0], &views[1]], CLOCK, 1.0, &mut gradients);
+        (figures["train/loss"], gradients)
+    });
+    near("moco_v3", moco);
+}
+
 /// A method's defaults, to be compared with figures worked out more exactly than in bf16.
 fn single(method: MethodName) -> Config {
     Config { precision: Precision::F32, ..Config::defaults(method) }
