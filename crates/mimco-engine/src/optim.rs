@@ -19,7 +19,7 @@ pub fn gradient_norm(gradients: &[f32]) -> f32 {
             let sum = g.chunks(256).map(|g| {
                 wide(
                     #[inline(always)]
-                    || sum_by(g.len(), |i| g[i] * g[i]),
+                    || sum_by([g], |[g]| g * g),
                 ) as f64
             });
             // SAFETY: one number a block.

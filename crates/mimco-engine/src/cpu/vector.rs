@@ -20,34 +20,37 @@ pub fn wide<R>(work: impl FnOnce() -> R) -> R {
 /// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
 const LANES: usize = 16;
 
-/// Σ f(i) over `0..len` in 16 partial sums that are folded in a fixed order.
+/// Σ f(values at i) over slices of one length, in 16 partial sums that are folded in a fixed order.
 #[inline(always)]
-pub fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub fn sum_by<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    let len = slices[0].len();
+    assert!(slices.iter().all(|slice| slice.len() == len), "slices of one length");
+    let parts = slices.map(|slice| slice.as_chunks::<LANES>());
     let mut lanes = [0.0f32; LANES];
-    let whole = len - len % LANES;
-    let mut i = 0;
-    while i < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(i + lane);
+    for chunk in 0..len / LANES {
+        // SAFETY: each slice has that many whole chunks.
+        let chunks = parts.map(|(whole, _)| unsafe { whole.get_unchecked(chunk) });
+        for lane in 0..LANES {
+            lanes[lane] += f(chunks.map(|chunk| chunk[lane]));
         }
-        i += LANES;
     }
-    for (lane, i) in (whole..len).enumerate() {
-        lanes[lane] += f(i);
+    for (lane, sum) in lanes.iter_mut().enumerate().take(len % LANES) {
+        *sum += f(parts.map(|(_, rest)| rest[lane]));
     }
     fold(lanes, |a, b| a + b)
 }
 
 #[inline(always)]
-fn fold(mut lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            lanes[i] = f(lanes[i], lanes[i + half]);
-        }
-        half /= 2;
-    }
-    lanes[0]
+fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let halve = |from: &[f32], to: &mut [f32]| {
+        let half = to.len();
+        (0..half).for_each(|i| to[i] = f(from[i], from[i + half]));
+    };
+    let (mut eight, mut four, mut two) = ([0.0; 8], [0.0; 4], [0.0; 2]);
+    halve(&lanes, &mut eight);
+    halve(&eight, &mut four);
+    halve(&four, &mut two);
+    f(two[0], two[1])
 }
 
 /// Largest element; -∞ for an empty slice. NaN is passed over: a softmax meets it again in the exponential.
@@ -178,7 +181,7 @@ mod tests {
             for place in 0..n {
                 let mut x = vec![1.0f32; n];
                 x[place] = f32::NAN;
-                assert!(dot(&x, &x).is_nan() && sum_by(n, |i| x[i]).is_nan(), "{place} of {n}");
+                assert!(dot(&x, &x).is_nan() && sum_by([&x], |[x]| x).is_nan(), "{place} of {n}");
                 assert_eq!(max(&x), if n == 1 { f32::NEG_INFINITY } else { 1.0 }, "{place} of {n}");
                 // As a softmax uses it: the vectorised loops must keep NaN, too.
                 let top = max(&x);
@@ -210,9 +213,9 @@ mod tests {
 
     #[test]
     fn sums_take_every_element_of_odd_lengths() {
-        for n in [0, 1, 15, 16, 17, 33] {
+        for n in [0usize, 1, 15, 16, 17, 33] {
             let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
-            assert_eq!(sum_by(n, |i| x[i]), (n * n.saturating_sub(1) / 2) as f32);
+            assert_eq!(sum_by([&x], |[x]| x), (n * n.saturating_sub(1) / 2) as f32);
             assert_eq!(dot(&x, &x), x.iter().map(|v| v * v).sum::<f32>());
             assert_eq!(max(&x), x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         }

@@ -166,7 +166,7 @@ impl<'a> Head<'a> {
                     let top = max(row);
                     row.iter_mut().for_each(|s| *s = exp(*s - top));
                     row[self.tokens..].fill(0.0);
-                    let inverse = 1.0 / sum_by(row.len(), |i| row[i]);
+                    let inverse = 1.0 / sum_by([row], |[e]| e);
                     row.iter_mut().for_each(|s| *s *= inverse);
                 }
             },

@@ -168,7 +168,7 @@ fn softmax_row(row: &mut [f32], target: Target, own: Option<(u64, &[u64])>, temp
                 *s = if *s == f32::NEG_INFINITY { 0.0 } else { e };
             });
             let positive_e = exp((positive - top) * inverse_temperature);
-            let mut total = sum_by(row.len(), |i| row[i]);
+            let mut total = sum_by([row], |[e]| e);
             if skip.is_none() {
                 total += positive_e;
             }

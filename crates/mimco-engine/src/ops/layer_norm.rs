@@ -1,6 +1,7 @@
 //! Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over each row; var is the biased one.
 
 use super::store::Rows;
+use crate::cpu::buffer::Buffer;
 use crate::cpu::product::{Number, Precision, Values};
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::{sum_by, wide};
@@ -39,7 +40,7 @@ impl Norm {
         let (w, b) = (parameters.get(self.weight), parameters.get(self.bias));
         assert!(w.len() == x.width() && b.len() == x.width(), "{}: width", parameters.entry(self.weight).name);
         let mut y = Tensor::stale_in(precision, x.dims());
-        normalise_rows(x, self.eps, &mut y, statistics, |y, i| y.mul_add(w[i], b[i]));
+        normalise_rows(x, self.eps, &mut y, statistics, Some((w, b)));
         y
     }
 
@@ -59,6 +60,7 @@ impl Norm {
             parallel(blocks, |block| {
                 // SAFETY: a block owns its partial sums and its rows.
                 let (dw, db) = unsafe { partial.part(block * 2 * width, 2 * width) }.split_at_mut(width);
+                let mut g = Buffer::stale(width);
                 for row in block * ROWS..((block + 1) * ROWS).min(rows) {
                     let x = &x.value.data()[row * width..][..width];
                     let place = row * width..(row + 1) * width;
@@ -68,8 +70,8 @@ impl Norm {
                     wide(
                         #[inline(always)]
                         || match dy.values() {
-                            Values::F32(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
-                            Values::Bf16(dy) => backward_row(x, &dy[place], w, statistics, on_top, dx, dw, db),
+                            Values::F32(dy) => backward_row(x, &dy[place], w, statistics, on_top, &mut g, dx, dw, db),
+                            Values::Bf16(dy) => backward_row(x, &dy[place], w, statistics, on_top, &mut g, dx, dw, db),
                         },
                     );
                 }
@@ -95,33 +97,34 @@ fn backward_row<T: Number>(
     w: &[f32],
     (mean, scale): (f32, f32),
     on_top: bool,
+    g: &mut [f32],
     dx: &mut [f32],
     dw: &mut [f32],
     db: &mut [f32],
 ) {
     let width = dx.len();
-    let (x, dy, w) = (&x[..width], &dy[..width], &w[..width]);
+    let (x, dy, w, g) = (&x[..width], &dy[..width], &w[..width], &mut g[..width]);
     let (dw, db) = (&mut dw[..width], &mut db[..width]);
     let n = width as f32;
-    let mean_g = sum_by(width, |i| dy[i].single() * w[i]) / n;
-    let mean_gx = sum_by(width, |i| dy[i].single() * w[i] * (x[i] - mean)) * scale / n;
+    (0..width).for_each(|i| g[i] = dy[i].single() * w[i]);
+    let mean_g = sum_by([g], |[g]| g) / n;
+    let mean_gx = sum_by([g, x], |[g, x]| g * (x - mean)) * scale / n;
     for i in 0..width {
         let (dy, normal) = (dy[i].single(), (x[i] - mean) * scale);
         let before = if on_top { dx[i] } else { 0.0 };
-        dx[i] = before + scale * (dy * w[i] - mean_g - normal * mean_gx);
+        dx[i] = before + scale * (g[i] - mean_g - normal * mean_gx);
         dw[i] += dy * normal;
         db[i] += dy;
     }
 }
 
-/// y = f((x - mean) / deviation, column) for each row; `statistics` [rows, 2] gets mean and 1/deviation.
-fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor, f: impl Fn(f32, usize) -> f32 + Sync + Copy) {
+/// y = (x - mean) / deviation for each row, times weight plus bias where they are given; `statistics` [rows, 2] gets mean and 1/deviation.
+fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor, affine: Option<(&[f32], &[f32])>) {
     let (rows, width) = (x.rows(), x.width());
     let y = Rows::of(y);
     let statistics = Parts::new(statistics.data_mut());
     parallel(rows.div_ceil(ROWS), |block| {
-        let mut normal = Tensor::stale([width]);
-        let normal = normal.data_mut();
+        let mut normal = Buffer::stale(width);
         for row in block * ROWS..((block + 1) * ROWS).min(rows) {
             let x = &x.data()[row * width..][..width];
             // SAFETY: a block owns its rows.
@@ -129,14 +132,16 @@ fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor,
             wide(
                 #[inline(always)]
                 || {
-                    let mean = sum_by(width, |i| x[i]) / width as f32;
-                    let variance = sum_by(width, |i| (x[i] - mean) * (x[i] - mean)) / width as f32;
+                    let mean = sum_by([x], |[x]| x) / width as f32;
+                    let variance = sum_by([x], |[x]| (x - mean) * (x - mean)) / width as f32;
                     let scale = 1.0 / (variance + eps).sqrt();
-                    for i in 0..width {
-                        normal[i] = f((x[i] - mean) * scale, i);
+                    let normals = normal.iter_mut().zip(x);
+                    match affine {
+                        None => normals.for_each(|(n, x)| *n = (x - mean) * scale),
+                        Some((w, b)) => normals.zip(w).zip(b).for_each(|(((n, x), w), b)| *n = ((x - mean) * scale).mul_add(*w, *b)),
                     }
                     // SAFETY: a block owns its rows.
-                    unsafe { y.put(row, 0, normal) };
+                    unsafe { y.put(row, 0, &normal) };
                     statistics.copy_from_slice(&[mean, scale]);
                 },
             );
@@ -148,6 +153,6 @@ fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor,
 pub fn layer_norm_plain(x: &Tensor, eps: f32) -> Tensor {
     let mut y = Tensor::stale(x.dims());
     let mut statistics = Tensor::stale([x.rows(), 2]);
-    normalise_rows(x, eps, &mut y, &mut statistics, |y, _| y);
+    normalise_rows(x, eps, &mut y, &mut statistics, None);
     y
 }

@@ -85,7 +85,7 @@ fn cross_entropy(logits: &mut [f32], label: usize) -> f64 {
         || {
             let top = max(logits);
             logits.iter_mut().for_each(|v| *v = exp(*v - top));
-            let sum = sum_by(logits.len(), |i| logits[i]);
+            let sum = sum_by([logits], |[e]| e);
             let inverse = 1.0 / sum;
             logits.iter_mut().for_each(|v| *v *= inverse);
             (top, sum)
