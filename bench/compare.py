@@ -38,6 +38,8 @@ def run(command, threads):
 def main():
     a = arguments()
     mimco = ROOT / "target" / "release" / "mimco"
+    results = ROOT / "bench" / "results"
+    results.mkdir(parents=True, exist_ok=True)
     rows, products = [], []
     for precision in ["bf16", "f32"]:
         for step in STEPS:
@@ -57,10 +59,10 @@ def main():
         found = {side: [] for side in sides}
         for _ in range(a.rounds):
             for side, command in sides.items():
-                found[side].append(run(command, a.threads))
+                found[side] += [r for r in [run(command, a.threads)] if r]
         products.append({"precision": precision, "runs": found})
     info = {"name": a.name, "date": datetime.date.today().isoformat(), "processor": processor(), "threads": a.threads, "system": platform.system()}
-    (ROOT / "bench" / "results" / f"{a.name}.json").write_text(json.dumps({**info, "steps": rows, "products": products}, indent=1) + "\n")
+    (results / f"{a.name}.json").write_text(json.dumps({**info, "steps": rows, "products": products}, indent=1) + "\n")
     write_table(info, rows, products, a)
 
 
@@ -75,24 +77,30 @@ def processor():
 
 
 def median(runs, key):
-    return statistics.median(r[key] for r in runs) if runs else None
+    values = [r[key] for r in runs if r.get(key) is not None]
+    return statistics.median(values) if values else None
 
 
-def figures(row):
-    ours = row["runs"]["mimco"]
-    rates = {side: median(runs, "img_per_s") for side, runs in row["runs"].items() if runs}
-    theirs = max((rate for side, rate in rates.items() if side != "mimco"), default=None)
-    memory = min((median(runs, "peak_mib") for side, runs in row["runs"].items() if side != "mimco" and runs), default=None)
-    return rates, theirs, median(ours, "peak_mib"), memory, median(ours, "mfu")
+def figure(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def ratio(ours, theirs):
+    return None if ours is None or theirs is None else ours / theirs
 
 
 def line(row):
-    rates, theirs, ours_mib, theirs_mib, mfu = figures(row)
-    compiled = f"{rates['compiled']:.2f}" if "compiled" in rates else "-"
-    if theirs is None:
-        return f"| {row['precision']} | {row['step']} | {row['batch']} | {rates['mimco']:.2f} | - | - | - | {100 * mfu:.0f} % | {ours_mib:.0f} | - | - |"
-    return (f"| {row['precision']} | {row['step']} | {row['batch']} | {rates['mimco']:.2f} | {rates['eager']:.2f} | {compiled} | "
-            f"{rates['mimco'] / theirs:.2f} | {100 * mfu:.0f} % | {ours_mib:.0f} | {theirs_mib:.0f} | {ours_mib / theirs_mib:.2f} |")
+    runs = row["runs"]
+    rates, memory = ({side: median(found, key) for side, found in runs.items()} for key in ["img_per_s", "peak_mib"])
+    theirs = [rates[side] for side in runs if side != "mimco" and rates[side] is not None]
+    their_memory = [memory[side] for side in runs if side != "mimco" and memory[side] is not None]
+    fastest, smallest = max(theirs, default=None), min(their_memory, default=None)
+    cells = [
+        row["precision"], row["step"], str(row["batch"]), *(figure(rates.get(side), ".2f") for side in ["mimco", "eager", "compiled"]),
+        figure(ratio(rates["mimco"], fastest), ".2f"), figure(median(runs["mimco"], "mfu"), ".0%"), figure(memory["mimco"], ".0f"),
+        figure(smallest, ".0f"), figure(ratio(memory["mimco"], smallest), ".2f"),
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def write_table(info, rows, products, a):
@@ -106,12 +114,11 @@ def write_table(info, rows, products, a):
     ]
     for p in products:
         ours, theirs = p["runs"]["mimco"], p["runs"]["eager"]
-        for i, product in enumerate(ours[0]["products"]):
+        for i, product in enumerate(ours[0]["products"] if ours else []):
+            plain, packed = (statistics.median(r["products"][i][key]["median"] for r in ours) for key in ["gflops", "gflops_packed"])
+            torch = statistics.median(r["products"][i]["gflops"] for r in theirs) if theirs else None
             shape = " x ".join(map(str, product["shape"]))
-            plain = statistics.median(r["products"][i]["gflops"]["median"] for r in ours if r)
-            packed = statistics.median(r["products"][i]["gflops_packed"]["median"] for r in ours if r)
-            torch = statistics.median(r["products"][i]["gflops"] for r in theirs if r)
-            text.append(f"| {p['precision']} | {shape} | {plain:.0f} | {packed:.0f} | {torch:.0f} | {plain / torch:.2f} |")
+            text.append(f"| {p['precision']} | {shape} | {plain:.0f} | {packed:.0f} | {figure(torch, '.0f')} | {figure(ratio(plain, torch), '.2f')} |")
     page = ROOT / "docs" / "src" / "engine.md"
     before, _, rest = page.read_text().partition(TABLE[0])
     _, _, after = rest.partition(TABLE[1])

@@ -5,12 +5,14 @@
 #
 # PYTHON needs torch and timm (python3 -m venv V && V/bin/pip install torch timm). --compile times torch.compile, too (it needs a C++ compiler).
 set -e
-cd "$(dirname "$0")/.."
 python=python3
 next=
 for argument in "$@"; do
     [ "$next" = 1 ] && python=$argument
     next=$([ "$argument" = --python ] && echo 1 || true)
 done
+python=$(command -v "$python")
+case $python in /*) ;; *) python=$PWD/$python ;; esac
+cd "$(dirname "$0")/.."
 cargo build --release --quiet
-exec "$python" bench/compare.py "$@"
+exec "$python" bench/compare.py "$@" --python "$python"

@@ -13,6 +13,7 @@ import argparse
 import json
 import resource
 import statistics
+import sys
 import time
 
 import timm
@@ -63,10 +64,12 @@ class Work:
     def __init__(self, a):
         self.a = a
         vit = lambda: timm.create_model(f"vit_{a.model}_patch16_224", num_classes=0)
-        self.student, self.teacher = vit(), vit().requires_grad_(False)
-        width = self.student.num_features
-        self.images = [torch.randn(a.batch, 3, 224, 224) for _ in range(2)]
-        trained = list(self.student.parameters())
+        # What the step needs and no more, since memory is compared, too.
+        self.student = vit() if a.step != "forward" else None
+        self.teacher = vit().requires_grad_(False) if a.step != "train" else None
+        width = (self.student or self.teacher).num_features
+        self.images = [torch.randn(a.batch, 3, 224, 224) for _ in range(2 if a.step == "moco_v3" else 1)]
+        trained = list(self.student.parameters()) if self.student else []
         if a.step == "mimco":
             self.teacher.eval()
             self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
@@ -82,7 +85,8 @@ class Work:
             trained = [*self.student.parameters(), *self.projector.parameters(), *self.predictor.parameters()]
             self.followed = [*self.student.parameters(), *self.projector.parameters()]
             self.followers = [*self.teacher.parameters(), *self.momentum_projector.parameters()]
-        self.optimizer = torch.optim.AdamW([p for p in trained if p.requires_grad], lr=1e-4, weight_decay=0.05, fused=True)
+        trained = [p for p in trained if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(trained, lr=1e-4, weight_decay=0.05, fused=True) if trained else None
         self.loss = getattr(self, a.step)
         if a.compile:
             self.loss = torch.compile(self.loss)
@@ -136,7 +140,7 @@ def main():
     print(json.dumps({
         "stack": f"pytorch {torch.__version__}", "model": a.model, "step": a.step, "precision": a.precision, "compiled": a.compile,
         "batch": a.batch, "threads": a.threads, "img_per_s": a.batch / statistics.median(times), "best_img_per_s": a.batch / min(times),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024),
     }))
 
 

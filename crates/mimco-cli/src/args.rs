@@ -295,8 +295,8 @@ pub struct BenchGemm {
 
 /// `MxKxN`
 fn shape(text: &str) -> Result<[usize; 3], String> {
-    let sizes: Vec<usize> = text.split('x').map_while(|n| n.parse().ok().filter(|n| (1..=65_536).contains(n))).collect();
-    sizes.try_into().map_err(|_| "three sizes from 1 to 65536, as in 1576x384x1536".to_string())
+    let sizes: Option<Vec<usize>> = text.split('x').map(|n| n.parse().ok().filter(|n| (1..=65_536).contains(n))).collect();
+    sizes.and_then(|sizes| sizes.try_into().ok()).ok_or_else(|| "three sizes from 1 to 65536, as in 1576x384x1536".to_string())
 }
 
 /// Which views are made.

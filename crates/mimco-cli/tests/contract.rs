@@ -123,7 +123,9 @@ fn bench_prints_its_figures() {
         command.args(["bench", "data"]).arg(folder.path()).args(["--pipeline", pipeline, "--seconds", "0.1", "--threads", "1", "--json"]);
         assert!(json(&mut command)["img_per_s"].as_f64().is_some_and(|v| v > 0.0));
     }
-    assert_eq!(mimco().args(["bench", "gemm", "3x4"]).output().unwrap().status.code(), Some(2));
+    for wrong in ["3x4", "3x4x5x6", "3x4x5xjunk", "0x4x5"] {
+        assert_eq!(mimco().args(["bench", "gemm", wrong]).output().unwrap().status.code(), Some(2), "{wrong}");
+    }
 }
 
 #[test]

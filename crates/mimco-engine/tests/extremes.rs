@@ -150,7 +150,7 @@ fn patch_embed_shows_a_nan_pixel() {
     let (weight, bias) = (parameters.add("weight", &[5, 1, 2, 2]), parameters.add("bias", &[5]));
     let mut images = Tensor::zeros([1, 1, 4, 4]);
     images.data_mut()[10] = f32::NAN;
-    let y = Tape::inference(&parameters).patch_embed(&images, &[0.5], &[0.5], Layer { weight, bias: Some(bias) });
+    let y = Tape::inference(&parameters).patch_embed(&images, &[0.5], &[0.5], Layer { weight, bias: Some(bias) }, None);
     assert_eq!(y.value.data().iter().filter(|y| y.is_nan()).count(), 5);
 }
 

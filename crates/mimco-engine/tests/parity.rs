@@ -129,7 +129,7 @@ fn patch_embed() {
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
     let (images, mean, std) = (fixture.tensor("images"), fixture.tensor("mean"), fixture.tensor("std"));
     let mut tape = Tape::recording(&parameters);
-    let y = tape.patch_embed(&images, mean.data(), std.data(), Layer { weight, bias: Some(bias) });
+    let y = tape.patch_embed(&images, mean.data(), std.data(), Layer { weight, bias: Some(bias) }, None);
     fixture.check("output", y.value.data());
     let mut gradients = parameters.zeros_like();
     tape.backward(&y, fixture.tensor("grad_output"), &mut gradients, None);
@@ -141,8 +141,11 @@ fn assemble_tokens() {
     let fixture = Fixture::read("assemble_tokens", "");
     let (parameters, [class, positions, token]) = fixture.parameters(["cls", "pos", "mask_token"]);
     let places: Arc<[bool]> = fixture.integers("mask").into_iter().map(|hidden| hidden == 1).collect();
+    // PyTorch's has a row for every patch, hidden ones, too; ours wants those that are seen.
+    let seen: Arc<[usize]> = (0..places.len()).filter(|&place| !places[place]).collect();
     fixture.operator(&parameters, "patches", |tape, patches| {
-        tape.tokens(patches, class, positions, Some(Masked { token, places: places.clone() }))
+        let patches = tape.select_rows(patches, &seen);
+        tape.tokens(&patches, 3, class, positions, Some(Masked { token, places: places.clone() }))
     });
 }
 

@@ -200,12 +200,6 @@ impl<'a, T> Parts<'a, T> {
         Parts { start: slice.as_mut_ptr(), len: slice.len(), slice: std::marker::PhantomData }
     }
 
-    /// Elements of the slice.
-    #[allow(clippy::len_without_is_empty, reason = "nobody asks")]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// The part from `start` of `len` elements; panics where it leaves the slice.
     ///
     /// # Safety

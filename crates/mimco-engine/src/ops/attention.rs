@@ -118,9 +118,10 @@ impl<'a> Head<'a> {
         });
     }
 
-    /// s a·b where it has a row and a column a token, [tokens, padded].
+    /// s a·b where it has a row and a column a token, [tokens and more, padded].
     fn token_by_token(&self, a: Operand<'_>, b: Operand<'_>, s: f32) -> Tensor {
-        let mut scores = Tensor::stale([self.tokens, self.padded()]);
+        // Whole strips of rows, too: what stands in those beyond the tokens nobody reads.
+        let mut scores = Tensor::stale([self.tokens.next_multiple_of(16), self.padded()]);
         {
             let scores = Rows::of(&mut scores);
             // SAFETY: parts of one product, one after the other.
@@ -132,7 +133,7 @@ impl<'a> Head<'a> {
                 |row, column, values: &[f32]| unsafe { scores.put(row, column, values) },
             );
         }
-        scores.data_mut().chunks_exact_mut(self.padded()).for_each(|row| row[self.tokens..].fill(0.0));
+        scores.data_mut().chunks_exact_mut(self.padded()).take(self.tokens).for_each(|row| row[self.tokens..].fill(0.0));
         scores
     }
 
@@ -153,13 +154,13 @@ impl<'a> Head<'a> {
         1.0 / (self.size as f32).sqrt()
     }
 
-    /// softmax(q kᵀ / sqrt(d)), [tokens, padded].
+    /// softmax(q kᵀ / sqrt(d)), [tokens and more, padded].
     fn probabilities(&self) -> Tensor {
         let mut scores = self.token_by_token(self.part(0), self.part(1).t(), self.scale());
         wide(
             #[inline(always)]
             || {
-                for row in scores.data_mut().chunks_exact_mut(self.padded()) {
+                for row in scores.data_mut().chunks_exact_mut(self.padded()).take(self.tokens) {
                     // Whole vectors; what is beyond the tokens counts as nothing, and is 0 in the end.
                     let row = &mut row[..self.tokens.next_multiple_of(16)];
                     row[self.tokens..].fill(f32::NEG_INFINITY);
@@ -186,7 +187,8 @@ impl<'a> Head<'a> {
         wide(
             #[inline(always)]
             || {
-                for (p, ds) in p.data().chunks_exact(self.padded()).zip(ds.data_mut().chunks_exact_mut(self.padded())) {
+                let rows = p.data().chunks_exact(self.padded()).zip(ds.data_mut().chunks_exact_mut(self.padded()));
+                for (p, ds) in rows.take(self.tokens) {
                     let delta = dot(p, ds);
                     p.iter().zip(ds).for_each(|(p, ds)| *ds = p * (*ds - delta));
                 }

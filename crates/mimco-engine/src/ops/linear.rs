@@ -214,8 +214,9 @@ impl Layer {
     fn weight_gradient(&self, pass: &mut Backpass<'_>, dy: &Tensor, x: &Tensor) {
         let precision = pass.parameters().precision();
         if let Some(dw) = pass.gradient(self.weight) {
-            let (dw, inputs) = (Parts::new(dw), x.width());
+            let inputs = x.width();
             let dy = Operand::new(dy.values(), x.rows(), dw.len() / inputs.max(1));
+            let dw = Parts::new(dw);
             product_in_parts(dy.t(), &Panels::new(x.operand(), precision), |tile| add_tile(&dw, inputs, tile));
         }
         if let Some(db) = self.bias.and_then(|b| pass.gradient(b)) {
@@ -296,23 +297,24 @@ fn through_gelu(dy: &mut Tensor, before: &Tensor) {
     );
 }
 
-/// y = f(y, x), element by element, both in one precision.
+/// y = f(y, x), element by element.
 fn map(y: &mut Tensor, x: &Tensor, f: impl Fn(f32, f32) -> f32 + Sync) {
     #[inline(always)]
-    fn run<T: Number>(y: &mut [T], x: &[T], f: impl Fn(f32, f32) -> f32 + Sync) {
+    fn run<A: Number, B: Number>(y: &mut [A], x: &[B], f: impl Fn(f32, f32) -> f32 + Sync) {
         const CHUNK: usize = 8 * 1024;
         for_each_chunk(y, CHUNK, |i, y| {
             let x = &x[i * CHUNK..][..y.len()];
             wide(
                 #[inline(always)]
-                || y.iter_mut().zip(x).for_each(|(y, x)| *y = T::of(f(y.single(), x.single()))),
+                || y.iter_mut().zip(x).for_each(|(y, x)| *y = A::of(f(y.single(), x.single()))),
             );
         });
     }
     match (y.values_mut(), x.values()) {
         (ValuesMut::F32(y), Values::F32(x)) => run(y, x, f),
+        (ValuesMut::F32(y), Values::Bf16(x)) => run(y, x, f),
+        (ValuesMut::Bf16(y), Values::F32(x)) => run(y, x, f),
         (ValuesMut::Bf16(y), Values::Bf16(x)) => run(y, x, f),
-        _ => unreachable!("a gradient has the precision of its value"),
     }
 }
 

@@ -11,27 +11,30 @@ use crate::{Tape, Tensor, Var};
 use super::{Activation, Layer};
 
 impl Tape<'_> {
-    /// images [batch, channels, height, width], the layer's weight [width, channels, patch, patch] -> [batch · tokens, width];
-    /// tokens in rows of patches from the top left.
-    pub fn patch_embed(&mut self, images: &Tensor, mean: &[f32], std: &[f32], layer: Layer) -> Var {
+    /// images [batch, channels, height, width], the layer's weight [width, channels, patch, patch] -> [batch · tokens, width]; tokens in rows of
+    /// patches from the top left. Of those that are `hidden` [batch · tokens] nothing is worked out, and the others stand close.
+    pub fn patch_embed(&mut self, images: &Tensor, mean: &[f32], std: &[f32], layer: Layer, hidden: Option<&[bool]>) -> Var {
         let patch = self.parameters().entry(layer.weight).shape[2];
-        let patches = Var::constant(lay_out_patches(images, mean, std, patch));
+        let patches = Var::constant(lay_out_patches(images, mean, std, patch, hidden));
         self.linear(&patches, layer, Activation::None)
     }
 }
 
-/// [batch, channels, height, width] -> [batch · tokens, channels · patch · patch], normalised.
-fn lay_out_patches(images: &Tensor, mean: &[f32], std: &[f32], patch: usize) -> Tensor {
+/// [batch, channels, height, width] -> [seen, channels · patch · patch], normalised.
+fn lay_out_patches(images: &Tensor, mean: &[f32], std: &[f32], patch: usize, hidden: Option<&[bool]>) -> Tensor {
     let &[batch, channels, height, width] = images.dims() else { panic!("images have four dimensions") };
     let (down, across) = (height / patch, width / patch);
     let (tokens, columns) = (down * across, channels * patch * patch);
-    let mut patches = Tensor::stale([batch * tokens, columns]);
-    for_each_chunk(patches.data_mut(), tokens * columns, |image, out| {
-        let image = &images.data()[image * channels * height * width..][..channels * height * width];
+    let seen: Vec<usize> = (0..batch * tokens).filter(|&place| !hidden.is_some_and(|hidden| hidden[place])).collect();
+    let mut patches = Tensor::stale([seen.len(), columns]);
+    const PATCHES: usize = 32;
+    for_each_chunk(patches.data_mut(), PATCHES * columns, |block, out| {
         wide(
             #[inline(always)]
             || {
-                for (token, out) in out.chunks_exact_mut(columns).enumerate() {
+                for (out, &place) in out.chunks_exact_mut(columns).zip(&seen[block * PATCHES..]) {
+                    let (image, token) = (place / tokens, place % tokens);
+                    let image = &images.data()[image * channels * height * width..][..channels * height * width];
                     let (top, left) = (token / across * patch, token % across * patch);
                     for (row, out) in out.chunks_exact_mut(patch).enumerate() {
                         let (channel, y) = (row / patch, top + row % patch);

@@ -6,7 +6,7 @@ use crate::cpu::vector::add;
 use crate::{ParameterId, Tape, Tensor, Var};
 use std::sync::Arc;
 
-/// The mask token and which patches it replaces: `masked[b · tokens + i]`.
+/// The mask token and which patches it replaces.
 #[derive(Clone)]
 pub struct Masked {
     /// The mask token [1, 1, width].
@@ -15,22 +15,34 @@ pub struct Masked {
     pub places: Arc<[bool]>,
 }
 
+impl Masked {
+    /// For each place the row of its patch among those that are seen; nothing for hidden ones.
+    fn rows(places: Option<&Masked>, count: usize) -> Vec<Option<usize>> {
+        let hidden = |place: usize| places.is_some_and(|masked| masked.places[place]);
+        let mut seen = 0..;
+        (0..count).map(|place| if hidden(place) { None } else { seen.next() }).collect()
+    }
+}
+
 impl Tape<'_> {
-    /// patches [batch · tokens, width], class [1, 1, width], positions [1, tokens + 1, width] -> [batch · (tokens + 1), width].
-    pub fn tokens(&mut self, patches: &Var, class: ParameterId, positions: ParameterId, masked: Option<Masked>) -> Var {
+    /// patches [seen, width], those of the batch that are not masked, in order; class [1, 1, width], positions [1, tokens + 1, width]
+    /// -> [batch · (tokens + 1), width].
+    pub fn tokens(&mut self, patches: &Var, batch: usize, class: ParameterId, positions: ParameterId, masked: Option<Masked>) -> Var {
         let parameters = self.parameters();
         let width = patches.value.width();
         let tokens = parameters.get(positions).len() / width - 1;
-        let batch = patches.value.rows() / tokens;
-        assert_eq!(patches.value.rows(), batch * tokens, "a position for each patch");
+        assert!(masked.as_ref().is_none_or(|m| m.places.len() == batch * tokens), "a place for each patch");
+        let rows = Masked::rows(masked.as_ref(), batch * tokens);
+        assert_eq!(patches.value.rows(), rows.iter().flatten().count(), "a row for each patch that is seen");
         let mut y = Tensor::stale([batch * (tokens + 1), width]);
         let (cls, pos) = (parameters.get(class), parameters.get(positions));
+        let mask_token = masked.as_ref().map_or(cls, |m| parameters.get(m.token));
         for_each_chunk(y.data_mut(), (tokens + 1) * width, |image, y| {
             for (i, y) in y.chunks_exact_mut(width).enumerate() {
-                let source = match (&masked, i) {
-                    (_, 0) => cls,
-                    (Some(m), _) if m.places[image * tokens + i - 1] => parameters.get(m.token),
-                    _ => &patches.value.data()[(image * tokens + i - 1) * width..][..width],
+                let source = match i.checked_sub(1).map(|i| rows[image * tokens + i]) {
+                    None => cls,
+                    Some(None) => mask_token,
+                    Some(Some(row)) => &patches.value.data()[row * width..][..width],
                 };
                 y.copy_from_slice(source);
                 add(y, &pos[i * width..][..width]);
@@ -44,24 +56,21 @@ impl Tape<'_> {
         self.record(y, move |dy, pass| {
             let dy = dy.data();
             let row = |image: usize, i: usize| &dy[(image * (tokens + 1) + i) * width..][..width];
+            let of_place = |place: usize| row(place / tokens, place % tokens + 1);
             if let Some(gradient) = pass.gradient(class) {
                 (0..batch).for_each(|image| add(gradient, row(image, 0)));
             }
             if let Some(gradient) = pass.gradient(positions) {
                 for_each_chunk(gradient, width, |i, gradient| (0..batch).for_each(|image| add(gradient, row(image, i))));
             }
-            if let Some(masked) = &masked
-                && let Some(gradient) = pass.gradient(masked.token)
-            {
-                let places = masked.places.iter().enumerate().filter(|(_, hidden)| **hidden);
-                places.for_each(|(place, _)| add(gradient, row(place / tokens, place % tokens + 1)));
+            if let Some(gradient) = masked.as_ref().and_then(|masked| pass.gradient(masked.token)) {
+                let hidden = (0..rows.len()).filter(|&place| rows[place].is_none());
+                hidden.for_each(|place| add(gradient, of_place(place)));
             }
             if node.is_some() {
+                let seen: Vec<usize> = (0..rows.len()).filter(|&place| rows[place].is_some()).collect();
                 let mut dpatches = Tensor::stale(&shape[..]);
-                for_each_chunk(dpatches.data_mut(), width, |place, d| match &masked {
-                    Some(m) if m.places[place] => d.fill(0.0),
-                    _ => d.copy_from_slice(row(place / tokens, place % tokens + 1)),
-                });
+                for_each_chunk(dpatches.data_mut(), width, |i, d| d.copy_from_slice(of_place(seen[i])));
                 pass.add(node, dpatches);
             }
         })

@@ -92,7 +92,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(131, 37), (64, 16), (3, 1), (0, 9)].map(|(rows, width)| layer_norm(rows, width)));
     cases.extend([(1, 5), (3, 7), (2, 16)].map(|(heads, size)| attention(heads, size, &[0, 37, 38, 38, 55])));
     cases.push(attention(1, 3, &[0, 0]));
-    cases.extend([(12, 20), (13, 22)].map(|(height, width)| patch_embed(3, height, width)));
+    cases.extend([(12, 20, false), (13, 22, true)].map(|(height, width, masked)| patch_embed(3, height, width, masked)));
     cases.extend([false, true].map(tokens));
     cases.extend([(false, 33), (true, 5)].map(|(dropped, inputs)| linear_residual(dropped, inputs)));
     cases.extend([(35, 13, 37), (3, 70, 5), (0, 5, 6)].map(|(rows, inputs, outputs)| norm_linear(rows, inputs, outputs)));
@@ -189,15 +189,17 @@ fn attention(heads: usize, size: usize, offsets: &[usize]) -> Case {
 }
 
 /// Pixels beyond the last whole patch are left out, as a convolution does.
-fn patch_embed(batch: usize, height: usize, width: usize) -> Case {
+fn patch_embed(batch: usize, height: usize, width: usize, masked: bool) -> Case {
     const PATCH: usize = 4;
     const OUTPUTS: usize = 70;
     let (mean, std) = ([0.5f32, 0.4, 0.3], [0.2f32, 0.25, 0.3]);
     let mut random = Random(4);
     let images = random.tensor(&[batch, 3, height, width], 1.0);
     let pixels = wide(images.data());
+    let hidden: Vec<bool> = (0..batch * (height / PATCH) * (width / PATCH)).map(|place| masked && place % 5 < 3).collect();
+    let out = hidden.clone();
     Case::new(
-        format!("patch_embed {height}x{width}"),
+        format!("patch_embed {height}x{width}, masked {masked}"),
         vec![],
         vec![random.tensor(&[OUTPUTS, 3, PATCH, PATCH], 0.3), random.tensor(&[OUTPUTS], 1.0)],
         move |a| {
@@ -206,6 +208,9 @@ fn patch_embed(batch: usize, height: usize, width: usize) -> Case {
             for (image, token, output) in
                 (0..batch).flat_map(|b| (0..down * across).flat_map(move |t| (0..OUTPUTS).map(move |o| (b, t, o))))
             {
+                if out[image * down * across + token] {
+                    continue;
+                }
                 let mut sum = a[1][output];
                 for (channel, i, j) in (0..3).flat_map(|c| (0..PATCH).flat_map(move |i| (0..PATCH).map(move |j| (c, i, j)))) {
                     let (row, column) = (token / across * PATCH + i, token % across * PATCH + j);
@@ -217,7 +222,10 @@ fn patch_embed(batch: usize, height: usize, width: usize) -> Case {
             }
             y
         },
-        move |tape, _, p| tape.patch_embed(&images, &mean, &std, Layer { weight: p[0], bias: Some(p[1]) }),
+        move |tape, _, p| {
+            let layer = Layer { weight: p[0], bias: Some(p[1]) };
+            tape.patch_embed(&images, &mean, &std, layer, masked.then_some(&hidden))
+        },
     )
 }
 
@@ -249,7 +257,9 @@ fn tokens(masked: bool) -> Case {
         },
         move |tape, x, p| {
             let masked = p.get(2).map(|&token| Masked { token, places: places.clone() });
-            tape.tokens(&x[0], p[0], p[1], masked)
+            let seen: Arc<[usize]> = (0..batch * count).filter(|&place| !places[place]).collect();
+            let patches = tape.select_rows(&x[0], &seen);
+            tape.tokens(&patches, batch, p[0], p[1], masked)
         },
     )
 }

@@ -23,7 +23,7 @@ const SIZE: u32 = 224;
 /// # Errors
 /// Where no image can be read.
 pub fn time(dataset: &Dataset, views: &Views, threads: usize, seconds: f64) -> Result<f64, Error> {
-    let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let [next, done, failed] = [const { AtomicUsize::new(0) }; 3];
     let began = Instant::now();
     let until = Duration::from_secs_f64(seconds);
     std::thread::scope(|scope| {
@@ -32,10 +32,11 @@ pub fn time(dataset: &Dataset, views: &Views, threads: usize, seconds: f64) -> R
                 let mut view = vec![0.0; 3 * (SIZE * SIZE) as usize];
                 while began.elapsed() < until {
                     let turn = next.fetch_add(1, Ordering::Relaxed);
-                    if turn >= dataset.len() && done.load(Ordering::Relaxed) == 0 {
+                    let count = if make(dataset, views, turn, &mut view) { &done } else { &failed };
+                    count.fetch_add(1, Ordering::Relaxed);
+                    if done.load(Ordering::Relaxed) == 0 && failed.load(Ordering::Relaxed) >= dataset.len() {
                         break; // nothing in it can be read
                     }
-                    done.fetch_add(make(dataset, views, turn, &mut view) as usize, Ordering::Relaxed);
                 }
             });
         }

@@ -322,7 +322,9 @@ impl Method for Mimco {
     fn flop_per_image(&self) -> f64 {
         let (student, teacher) = (&self.student.config, &self.teacher.vit.config);
         let read = if self.settings.pooling == Pooling::Mean { student.patches() } else { self.mask.hidden() } + 1;
-        3.0 * student.forward_flop(read) - student.embedding_flop() + teacher.forward_flop(teacher.patches() + 1)
+        // Hidden patches are not embedded; seen ones forward and for the weights, not for the pixels.
+        let hidden = self.mask.hidden() as f64 / student.patches() as f64;
+        3.0 * student.forward_flop(read) - (1.0 + 2.0 * hidden) * student.embedding_flop() + teacher.forward_flop(teacher.patches() + 1)
     }
 
     fn load_backbone(&mut self, weights: &Parameters) {

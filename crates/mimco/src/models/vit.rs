@@ -210,8 +210,9 @@ impl Vit {
     pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, how: &Forward) -> Var {
         let batch = images.dims()[0];
         let offsets = self.offsets(batch);
-        let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch);
-        let mut x = tape.tokens(&patches, self.class, self.positions, how.masked.clone());
+        let hidden = how.masked.as_ref().map(|masked| &masked.places[..]);
+        let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch, hidden);
+        let mut x = tape.tokens(&patches, batch, self.class, self.positions, how.masked.clone());
         let depth = how.blocks.unwrap_or(self.blocks.len());
         for (i, block) in self.blocks[..depth].iter().enumerate() {
             let drops = how.drop_path.map(|(rate, seed, step)| {

@@ -15,7 +15,9 @@ pub(super) fn granted() -> bool {
     *GRANTED.get_or_init(|| {
         const TILE: u32 = 1 << 24;
         const BF16: u32 = 1 << 22;
-        let features = std::arch::x86_64::__cpuid_count(7, 0).edx;
+        // SAFETY: every processor that runs x86-64 has the instruction. (From Rust 1.94 on the call is safe.)
+        #[allow(unused_unsafe)]
+        let features = unsafe { std::arch::x86_64::__cpuid_count(7, 0) }.edx;
         features & TILE != 0 && features & BF16 != 0 && ask_permission()
     })
 }

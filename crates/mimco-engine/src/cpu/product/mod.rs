@@ -163,8 +163,8 @@ fn rows_of_product(kernel: Kernel, a: Operand<'_>, b: &Panels, rows: Range<usize
     }
 }
 
-/// Blocks of rows, by the shape alone: an even number, as equal as tiles of 32 rows allow, small enough that a packed one stays in the
-/// second-level cache.
+/// Blocks of rows, by the shape alone: an even number (but where there are no more than 32 rows for each), as equal as tiles of 32 rows allow,
+/// small enough that a packed one stays in the second-level cache.
 struct Blocks {
     rows: usize,
     units: usize,
@@ -176,7 +176,7 @@ impl Blocks {
 
     /// `words`: of the inner dimension.
     fn of(rows: usize, words: usize) -> Blocks {
-        let most = (64 * 1024 / words.max(1) / Self::UNIT).clamp(1, 4); // units of 32 rows: at most 128 rows, 256 KiB
+        let most = (64 * 1024 / words.max(1) / Self::UNIT).clamp(1, 4); // units of 32 rows: at most 128 rows, 256 KiB up to 2,048 words
         let units = rows.div_ceil(Self::UNIT);
         Blocks { rows, units, count: (2 * units.div_ceil(2 * most)).min(units) }
     }

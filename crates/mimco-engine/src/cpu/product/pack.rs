@@ -64,6 +64,8 @@ impl<'a> Operand<'a> {
         };
         let end = rows.saturating_sub(1).saturating_mul(stride).saturating_add(columns);
         assert!(rows == 0 || columns == 0 || len >= end, "a matrix outside its slice");
+        // Where no second row is reached, any stride fits the slice; one too large to count with would not fit the sums below.
+        let stride = if rows <= 1 || columns == 0 { columns } else { stride };
         Operand { values, rows, columns, stride, zeros: 0, transposed: false }
     }
 
@@ -222,7 +224,7 @@ pub(super) fn strips<'a>(
     let per = precision.per_word();
     let padded = inner.len().next_multiple_of(SIDE * per);
     let zeros = if inner.end == a.columns() { a.zeros } else { 0 };
-    let whole = !a.transposed && !inner.is_empty() && padded <= inner.len() + zeros && a.stride.is_multiple_of(per);
+    let whole = !a.transposed && !rows.is_empty() && !inner.is_empty() && padded <= inner.len() + zeros && a.stride.is_multiple_of(per);
     if whole && let Some(words) = a.values.words(precision, rows.start * a.stride + inner.start) {
         let row = a.stride / per;
         if (rows.len().next_multiple_of(SIDE) - 1) * row + padded / per <= words.len() {

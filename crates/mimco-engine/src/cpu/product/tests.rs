@@ -98,7 +98,7 @@ fn the_amx_kernel_does_so_under_emulation() {
 
 #[test]
 fn zeros_behind_the_rows_spare_a_copy_and_nothing_else() {
-    let (m, k, n) = (21, 17, 40);
+    let (m, k, n) = (32, 17, 40);
     let b = Factor::new(k, n, 53, false, false);
     for precision in [Precision::F32, Precision::Bf16] {
         let mut values = vec![0.0; m * 32];
@@ -114,6 +114,17 @@ fn zeros_behind_the_rows_spare_a_copy_and_nothing_else() {
         let strided = of(Operand::strided(values, m, k, 32));
         assert!(of(Operand::with_zeros(values, m, k, 32)) == strided && strided.iter().all(|v| v.is_finite()));
     }
+}
+
+#[test]
+fn a_single_row_of_any_stride_and_no_row_at_all() {
+    let values = [0.5f32; 48];
+    let panels = Panels::new(Operand::new(Values::F32(&[1.0; 32]), 32, 1), Precision::F32);
+    let sums = std::cell::RefCell::new(Vec::new());
+    let keep = |mut tile: Tile<'_>| tile.rows().for_each(|row| sums.borrow_mut().extend_from_slice(row));
+    product_serial(Operand::strided(Values::F32(&values), 1, 32, 0x1111_1111_1111_1112), &panels, keep);
+    product_serial(Operand::new(Values::F32(&values), 0, 32), &panels, keep);
+    assert_eq!(sums.into_inner(), [16.0]);
 }
 
 #[test]
