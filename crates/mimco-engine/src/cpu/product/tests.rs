@@ -132,8 +132,15 @@ fn a_single_row_of_any_stride_and_no_row_at_all() {
 #[test]
 fn bf16_is_the_nearest_ties_to_even() {
     // 1 + 1/256 lies between 1 and 1 + 1/128, 1 + 3/256 between that and 1 + 2/128; a hair more or less decides.
-    for (x, nearest) in [(1.00390625, 1.0), (1.0039065, 1.0078125), (1.01171875, 1.015625), (-1.01171875, -1.015625), (3e38, 3.00406e38)] {
-        assert!((x.half().single() / nearest - 1.0).abs() < 1e-4, "{x} {}", x.half().single());
+    let unit = 1.0 / 256.0;
+    for (x, nearest) in [
+        (1.0 + unit, 1.0),
+        (1.0 + 1.001 * unit, 1.0 + 2.0 * unit),
+        (1.0 + 3.0 * unit, 1.0 + 4.0 * unit),
+        (-1.0 - 3.0 * unit, -1.0 - 4.0 * unit),
+        (3e38, 3.00406e38),
+    ] {
+        assert!((x.half().single() / nearest - 1.0f32).abs() < 1e-4, "{x} {}", x.half().single());
     }
     assert_eq!((f32::MAX.half().single(), f32::NEG_INFINITY.half().single()), (f32::INFINITY, f32::NEG_INFINITY));
     for bits in [0x7f80_0001, 0x7fff_ffff, 0xffc0_0000, 0x7fc0_1234] {
