@@ -104,9 +104,11 @@ def line(row):
 
 
 def write_table(info, rows, products, a):
+    command = f"bench/compare.sh {a.name} --threads {a.threads} --batch {','.join(map(str, a.batch))} --rounds {a.rounds} --steps {a.steps}"
+    command += " --compile" if a.compile else ""
     text = [
         f"ViT-S/16 at 224 px, images a second; {info['processor']}, {a.threads} threads, {info['date']}; medians of {a.rounds} runs of {a.steps} "
-        f"steps in turn (`bench/compare.sh {a.name}{' --compile' if a.compile else ''}`). *times* is against the faster PyTorch, memory in MiB "
+        f"steps in turn (`{command}`). *times* is against the faster PyTorch, memory in MiB "
         "against the smaller one; *mfu* is our share of a large product's rate.", "",
         "| | step | batch | mimco | eager | compiled | times | mfu | memory | PyTorch's | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|", *map(line, rows), "",
