@@ -98,7 +98,7 @@ impl Parameters {
 
     /// A parameter [outputs, ...], a matrix W with a row an output, packed as the right factor of x Wᵀ; once for as long as nothing changes.
     pub fn panels(&self, id: ParameterId) -> &Panels {
-        self.packed[id.0].get_or_init(|| Panels::new(self.matrix(id).t(), self.precision))
+        self.packed[id.0].get_or_init(|| Panels::of_transpose(self.matrix(id), self.precision))
     }
 
     /// The same, not packed.

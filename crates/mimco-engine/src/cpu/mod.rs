@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod matmul;
+pub mod number;
 pub mod product;
 pub mod threads;
 pub mod vector;

@@ -1,5 +1,7 @@
 //! Vector maths in plain loops, compiled for what the CPU can do by `pulp` (AVX-512, AVX2, baseline) and chosen at run time.
 
+#[cfg(target_arch = "x86_64")]
+use super::number::has_bf16;
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 /// Runs `work` compiled for the widest vectors that the machine has. The closure and all that it calls must be
@@ -14,7 +16,19 @@ pub fn wide<R>(work: impl FnOnce() -> R) -> R {
             (self.0)()
         }
     }
+    #[cfg(target_arch = "x86_64")]
+    if has_bf16() {
+        // SAFETY: just found.
+        return unsafe { with_bf16(work) };
+    }
     pulp::Arch::new().dispatch(Op(work))
+}
+
+/// pulp has no level with the instructions of bf16.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512bf16,fma")]
+fn with_bf16<R>(work: impl FnOnce() -> R) -> R {
+    work()
 }
 
 /// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
@@ -38,6 +52,31 @@ pub fn sum_by<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) 
         *sum += f(parts.map(|(_, rest)| rest[lane]));
     }
     fold(lanes, |a, b| a + b)
+}
+
+/// Sixteen partial results that are folded in a fixed order.
+pub struct Lanes([f32; LANES]);
+
+impl Lanes {
+    /// Sixteen times the same.
+    #[inline(always)]
+    pub fn of(x: f32) -> Lanes {
+        Lanes([x; LANES])
+    }
+
+    /// Takes in 32 values, two to each.
+    #[inline(always)]
+    pub fn each(&mut self, values: &[f32; 2 * LANES], f: impl Fn(f32, f32) -> f32) {
+        for half in values.as_chunks::<LANES>().0 {
+            (0..LANES).for_each(|i| self.0[i] = f(self.0[i], half[i]));
+        }
+    }
+
+    /// All in one.
+    #[inline(always)]
+    pub fn fold(self, f: impl Fn(f32, f32) -> f32) -> f32 {
+        fold(self.0, f)
+    }
 }
 
 #[inline(always)]
@@ -150,12 +189,12 @@ pub fn gelu(x: f32) -> f32 {
     x * normal_cdf(x).0
 }
 
-/// GELU's derivative: Φ(x) + x φ(x).
+/// GELU and its derivative, Φ(x) + x φ(x).
 #[inline(always)]
-pub fn gelu_derivative(x: f32) -> f32 {
+pub fn gelu_and_derivative(x: f32) -> (f32, f32) {
     const INV_SQRT_2_PI: f32 = 0.398_942_3;
     let (cdf, e) = normal_cdf(x);
-    (x * e).mul_add(INV_SQRT_2_PI, cdf)
+    (x * cdf, (x * e).mul_add(INV_SQRT_2_PI, cdf))
 }
 
 #[cfg(test)]
@@ -175,7 +214,7 @@ mod tests {
 
     #[test]
     fn nan_and_infinities_come_through() {
-        assert!(exp(f32::NAN).is_nan() && gelu(f32::NAN).is_nan() && gelu_derivative(f32::NAN).is_nan());
+        assert!(exp(f32::NAN).is_nan() && gelu(f32::NAN).is_nan() && gelu_and_derivative(f32::NAN).1.is_nan());
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && gelu(f32::INFINITY) == f32::INFINITY && !gelu(f32::NEG_INFINITY).is_finite());
         for n in [1, 16, 33] {
             for place in 0..n {
@@ -207,7 +246,8 @@ mod tests {
             (6.0, 6.0, 1.000_000_03),
         ] {
             assert!((gelu(x) - y).abs() < 4e-7, "gelu({x}) = {}", gelu(x));
-            assert!((gelu_derivative(x) - d).abs() < 4e-7, "gelu'({x}) = {}", gelu_derivative(x));
+            let both = gelu_and_derivative(x);
+            assert!(both.0 == gelu(x) && (both.1 - d).abs() < 4e-7, "gelu'({x}) = {}", both.1);
         }
     }
 

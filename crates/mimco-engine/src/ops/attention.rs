@@ -2,15 +2,22 @@
 //!
 //! qkv [rows, 3 · width], a row holding q, k, v and within each the heads one after the other, as timm packs them; image i owns
 //! the rows `offsets[i]..offsets[i + 1]`, so images may have any number of tokens. Products are in the parameters' precision, the softmax in f32,
-//! the result in qkv's precision. The backward pass computes the scores again: they are cheaper than the memory they would fill.
+//! the result in qkv's precision. Scores live for some rows of one head at a time; the backward pass computes them again from what the softmax
+//! left of each row, its largest score and its sum: that is cheaper than the memory they would fill.
 
 use super::check_offsets;
 use super::store::Rows;
-use crate::cpu::product::{Number, Operand, Panels, Precision, Values, product_serial};
-use crate::cpu::threads::parallel;
-use crate::cpu::vector::{dot, exp, max, sum_by, wide};
+use crate::cpu::buffer::Buffer;
+use crate::cpu::number::Number;
+use crate::cpu::product::{Left, Operand, PANEL, Panels, Precision, Tile, Values, product_in_sheets, product_serial};
+use crate::cpu::threads::{Parts, parallel};
+use crate::cpu::vector::{Lanes, exp, wide};
 use crate::{Tape, Tensor, Var};
+use std::ops::Range;
 use std::sync::Arc;
+
+/// Query tokens at a time: their scores stay in the first-level cache.
+const ROWS: usize = 32;
 
 impl Tape<'_> {
     /// qkv [rows, 3 · width], offsets [images + 1] -> [rows, width].
@@ -21,20 +28,12 @@ impl Tape<'_> {
         check_offsets(offsets, rows);
         let precision = self.precision();
         let mut y = Tensor::stale_in(qkv.value.precision(), [rows, width]);
+        let mut softmax = Tensor::stale([rows, heads, 2]); // the largest score and 1 / sum of each row of scores
         {
-            let y = Rows::of(&mut y);
-            for_each_head(&qkv.value, precision, offsets, heads, |head| {
-                let p = head.rounded(head.probabilities());
-                head.product(
-                    head.scores(&p),
-                    head.part(2),
-                    1.0,
-                    #[inline(always)]
-                    |token, column, values: &[f32]| {
-                        // SAFETY: a row of this image alone, columns of this head alone; images do not overlap (`check_offsets`).
-                        unsafe { y.put(head.row + token, head.column + column, values) };
-                    },
-                );
+            let (y, softmax) = (Rows::of(&mut y), Parts::new(softmax.data_mut()));
+            for_each_head(&qkv.value, precision, offsets, heads, |head| match precision {
+                Precision::F32 => head.forward::<f32>(&y, &softmax),
+                Precision::Bf16 => head.forward::<u16>(&y, &softmax),
             });
         }
         if !self.wants_gradient(&[qkv], &[]) {
@@ -45,7 +44,10 @@ impl Tape<'_> {
             let mut dqkv = Tensor::stale_in(qkv.value.precision(), qkv.value.dims());
             {
                 let dqkv = Rows::of(&mut dqkv);
-                for_each_head(&qkv.value, precision, &offsets, heads, |head| head.backward(&dy, &dqkv));
+                for_each_head(&qkv.value, precision, &offsets, heads, |head| match precision {
+                    Precision::F32 => head.backward::<f32>(&dy, softmax.data(), &dqkv),
+                    Precision::Bf16 => head.backward::<u16>(&dy, softmax.data(), &dqkv),
+                });
             }
             pass.add(qkv.node(), dqkv);
         })
@@ -60,10 +62,9 @@ struct Head<'a> {
     /// First row of the image.
     row: usize,
     tokens: usize,
-    /// First column of the head.
-    column: usize,
-    /// Width of a head.
-    size: usize,
+    /// Which head, of how many.
+    index: usize,
+    heads: usize,
 }
 
 /// The heads of an image are one block: they share the rows of qkv.
@@ -71,151 +72,243 @@ fn for_each_head(qkv: &Tensor, precision: Precision, offsets: &[usize], heads: u
     let width = qkv.width() / 3;
     parallel(offsets.len() - 1, |image| {
         let (row, tokens) = (offsets[image], offsets[image + 1] - offsets[image]);
-        if tokens == 0 {
-            return;
-        }
-        for head in 0..heads {
-            let size = width / heads;
-            work(Head { qkv: qkv.values(), precision, width, row, tokens, column: head * size, size });
+        for index in 0..if tokens == 0 { 0 } else { heads } {
+            work(Head { qkv: qkv.values(), precision, width, row, tokens, index, heads });
         }
     });
 }
 
+/// Some rows of scores as a product leaves them, and as the next one reads them, in numbers of the products' precision.
+struct Scores {
+    sheets: Buffer,
+    rows: Buffer,
+    len: usize,
+}
+
+impl Scores {
+    fn stale(head: &Head<'_>) -> Scores {
+        let len = head.tokens.next_multiple_of(PANEL);
+        Scores { sheets: Buffer::stale(ROWS * len), rows: Buffer::stale(ROWS * len), len }
+    }
+
+    /// The product's rows, by sheets of 32 columns.
+    fn of(&mut self, a: Operand<'_>, b: &Panels, rows: usize) {
+        let sheet = rows.next_multiple_of(16) * PANEL;
+        product_in_sheets(a, b, &mut self.sheets[..self.len / PANEL * sheet]);
+    }
+}
+
 impl<'a> Head<'a> {
-    /// q, k or v: [tokens, size].
-    fn part(&self, which: usize) -> Operand<'a> {
-        self.rows_of(self.qkv, 3 * self.width, which * self.width)
-    }
-
-    /// This head's rows and columns of a tensor of `stride` columns, in which the heads begin at `first`.
-    fn rows_of<'v>(&self, values: Values<'v>, stride: usize, first: usize) -> Operand<'v> {
-        Operand::strided(values.from(self.row * stride + first + self.column), self.tokens, self.size, stride)
-    }
-
-    /// Columns of a row of scores: whole tiles, zeros beyond the tokens, so that a product reads them as they lie.
-    fn padded(&self) -> usize {
-        self.tokens.next_multiple_of(32)
-    }
-
-    fn scores<'v>(&self, scores: &'v Tensor) -> Operand<'v> {
-        Operand::with_zeros(scores.values(), self.tokens, self.tokens, self.padded())
-    }
-
-    /// s a·b; `store(row, column, values)` sees every part of a row.
-    #[inline(always)]
-    fn product(&self, a: Operand<'_>, b: Operand<'_>, s: f32, store: impl Fn(usize, usize, &[f32])) {
-        product_serial(a, &Panels::new_serial(b, self.precision), |mut tile| {
-            wide(
-                #[inline(always)]
-                || {
-                    let (first, column) = (tile.row, tile.column);
-                    for (i, values) in tile.rows().enumerate() {
-                        values.iter_mut().for_each(|v| *v *= s);
-                        store(first + i, column, values);
-                    }
-                },
-            );
-        });
-    }
-
-    /// s a·b where it has a row and a column a token, [tokens and more, padded].
-    fn token_by_token(&self, a: Operand<'_>, b: Operand<'_>, s: f32) -> Tensor {
-        // Whole strips of rows, too: what stands in those beyond the tokens nobody reads.
-        let mut scores = Tensor::stale([self.tokens.next_multiple_of(16), self.padded()]);
-        {
-            let scores = Rows::of(&mut scores);
-            // SAFETY: parts of one product, one after the other.
-            self.product(
-                a,
-                b,
-                s,
-                #[inline(always)]
-                |row, column, values: &[f32]| unsafe { scores.put(row, column, values) },
-            );
-        }
-        scores.data_mut().chunks_exact_mut(self.padded()).take(self.tokens).for_each(|row| row[self.tokens..].fill(0.0));
-        scores
-    }
-
-    /// Scores as a product takes them.
-    fn rounded(&self, scores: Tensor) -> Tensor {
-        if self.precision == Precision::F32 {
-            return scores;
-        }
-        let mut rounded = Tensor::stale_in(Precision::Bf16, scores.dims());
-        wide(
-            #[inline(always)]
-            || rounded.halves_mut().iter_mut().zip(scores.data()).for_each(|(r, s)| *r = s.half()),
-        );
-        rounded
+    /// Width of a head.
+    fn size(&self) -> usize {
+        self.width / self.heads
     }
 
     fn scale(&self) -> f32 {
-        1.0 / (self.size as f32).sqrt()
+        1.0 / (self.size() as f32).sqrt()
     }
 
-    /// softmax(q kᵀ / sqrt(d)), [tokens and more, padded].
-    fn probabilities(&self) -> Tensor {
-        let mut scores = self.token_by_token(self.part(0), self.part(1).t(), self.scale());
-        wide(
-            #[inline(always)]
-            || {
-                for row in scores.data_mut().chunks_exact_mut(self.padded()).take(self.tokens) {
-                    // Whole vectors; what is beyond the tokens counts as nothing, and is 0 in the end.
-                    let row = &mut row[..self.tokens.next_multiple_of(16)];
-                    row[self.tokens..].fill(f32::NEG_INFINITY);
-                    let top = max(row);
-                    row.iter_mut().for_each(|s| *s = exp(*s - top));
-                    row[self.tokens..].fill(0.0);
-                    let inverse = 1.0 / sum_by([row], |[e]| e);
-                    row.iter_mut().for_each(|s| *s *= inverse);
-                }
-            },
-        );
-        scores
+    /// Tokens of q, k or v: [tokens, size].
+    fn part(&self, which: usize, tokens: Range<usize>) -> Operand<'a> {
+        self.rows_of(self.qkv, 3 * self.width, which * self.width, tokens)
+    }
+
+    /// Tokens of this head's columns in a tensor of `stride` columns, in which the heads begin at `first`.
+    fn rows_of<'v>(&self, values: Values<'v>, stride: usize, first: usize, tokens: Range<usize>) -> Operand<'v> {
+        let start = (self.row + tokens.start) * stride + first + self.index * self.size();
+        Operand::strided(values.from(start), tokens.len(), self.size(), stride)
+    }
+
+    /// The tokens, some at a time.
+    fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
+        let tokens = self.tokens;
+        (0..tokens).step_by(ROWS).map(move |first| first..(first + ROWS).min(tokens))
+    }
+
+    /// Where the softmax of a token's scores is kept.
+    fn place(&self, token: usize) -> usize {
+        2 * ((self.row + token) * self.heads + self.index)
+    }
+
+    fn forward<T: Number>(&self, y: &Rows<'_>, softmax: &Parts<'_, f32>) {
+        let k = Panels::of_transpose_serial(self.part(1, 0..self.tokens), self.precision);
+        let v = Panels::new_serial(self.part(2, 0..self.tokens), self.precision);
+        let mut scores = Scores::stale(self);
+        let mut inverse = [0.0; ROWS];
+        for tokens in self.blocks() {
+            scores.of(self.part(0, tokens.clone()), &k, tokens.len());
+            let (len, rows) = (scores.len, bytemuck::cast_slice_mut::<_, T>(&mut scores.rows));
+            for (i, (token, rows)) in tokens.clone().zip(rows.chunks_exact_mut(len)).enumerate() {
+                let row = ScoreRow { sheets: &mut scores.sheets, row: i, rows: tokens.len(), tokens: self.tokens };
+                // SAFETY: each token's own.
+                let kept = unsafe { softmax.part(self.place(token), 2) };
+                wide(
+                    #[inline(always)]
+                    || row.softmax(self.scale(), rows, kept),
+                );
+                inverse[i] = kept[1];
+            }
+            let p = Operand::with_zeros(T::values(rows), tokens.len(), self.tokens, len);
+            product_serial(p, &v, |tile| {
+                self.put(
+                    tile,
+                    #[inline(always)]
+                    |i, column, values| {
+                        values.iter_mut().for_each(|v| *v *= inverse[i]);
+                        // SAFETY: a row of this image alone, columns of this head alone; images do not overlap (`check_offsets`).
+                        unsafe { y.put(self.row + tokens.start + i, self.index * self.size() + column, values) };
+                    },
+                );
+            });
+        }
     }
 
     /// With P the probabilities: dV = Pᵀ dO; dS = P (dP - Σ P dP), dP = dO Vᵀ; dQ = dS K / sqrt(d); dK = dSᵀ Q / sqrt(d).
-    fn backward(&self, dy: &Tensor, dqkv: &Rows<'_>) {
-        let p = self.probabilities();
-        let d = self.rows_of(dy.values(), self.width, 0);
-        let put = |which: usize, token: usize, column: usize, values: &[f32]| {
-            // SAFETY: a row of this image alone, columns of this head alone, and of one of q, k, v at a time.
-            unsafe { dqkv.put(self.row + token, which * self.width + self.column + column, values) };
+    fn backward<T: Number>(&self, dy: &Tensor, softmax: &[f32], dqkv: &Rows<'_>) {
+        let all = 0..self.tokens;
+        let d = |tokens| self.rows_of(dy.values(), self.width, 0, tokens);
+        let k_columns = Panels::of_transpose_serial(self.part(1, all.clone()), self.precision);
+        let v_columns = Panels::of_transpose_serial(self.part(2, all.clone()), self.precision);
+        let k = Panels::new_serial(self.part(1, all.clone()), self.precision);
+        let [mut p, mut ds] = [0, 1].map(|_| Panels::stale(self.tokens, self.tokens, self.precision));
+        let [mut scores, mut dscores] = [Scores::stale(self), Scores::stale(self)];
+        let put = |which: usize, first: usize, scale: f32, tile: Tile<'_>| {
+            self.put(
+                tile,
+                #[inline(always)]
+                |i, column, values| {
+                    values.iter_mut().for_each(|v| *v *= scale);
+                    // SAFETY: a row of this image alone, columns of this head alone, and of one of q, k, v at a time.
+                    unsafe { dqkv.put(self.row + first + i, which * self.width + self.index * self.size() + column, values) };
+                },
+            );
         };
-        let mut ds = self.token_by_token(d, self.part(2).t(), 1.0);
+        for tokens in self.blocks() {
+            let count = tokens.len();
+            scores.of(self.part(0, tokens.clone()), &k_columns, count);
+            dscores.of(d(tokens.clone()), &v_columns, count);
+            for (i, token) in tokens.clone().enumerate() {
+                let row = ScoreRow { sheets: &mut scores.sheets, row: i, rows: count, tokens: self.tokens };
+                let drow = ScoreRow { sheets: &mut dscores.sheets, row: i, rows: count, tokens: self.tokens };
+                let kept = &softmax[self.place(token)..][..2];
+                wide(
+                    #[inline(always)]
+                    || row.backward(self.scale(), kept, drow),
+                );
+            }
+            let len = dscores.len;
+            let rows = bytemuck::cast_slice_mut::<_, T>(&mut dscores.rows);
+            let sheet = count.next_multiple_of(16) * PANEL;
+            {
+                let (p, ds) = (p.rows_mut(), ds.rows_mut());
+                wide(
+                    #[inline(always)]
+                    || {
+                        for (sheet, column) in (0..len).step_by(PANEL).map(|column| (column / PANEL * sheet, column)) {
+                            for i in (0..count).step_by(2) {
+                                let pair = |sheets: &Buffer| [0, 1].map(|j| <[f32; PANEL]>::try_from(&sheets[sheet + (i + j) * PANEL..][..PANEL]));
+                                let ([Ok(p0), Ok(p1)], [Ok(d0), Ok(d1)]) = (pair(&scores.sheets), pair(&dscores.sheets)) else { continue };
+                                // SAFETY: this thread's own panels; pairs of rows one after the other.
+                                unsafe {
+                                    p.put(tokens.start + i, column, &p0, &p1);
+                                    ds.put(tokens.start + i, column, &d0, &d1);
+                                }
+                                T::store(&mut rows[i * len + column..][..PANEL], &d0);
+                                T::store(&mut rows[(i + 1) * len + column..][..PANEL], &d1);
+                            }
+                        }
+                    },
+                );
+            }
+            let rows = Operand::with_zeros(T::values(rows), count, self.tokens, len);
+            product_serial(rows, &k, |tile| put(0, tokens.start, self.scale(), tile));
+        }
+        let q = Panels::new_serial(self.part(0, all.clone()), self.precision);
+        product_serial(Left::Columns(&ds), &q, |tile| put(1, 0, self.scale(), tile));
+        product_serial(Left::Columns(&p), &Panels::new_serial(d(all), self.precision), |tile| put(2, 0, 1.0, tile));
+    }
+
+    /// `finish(row, column, values)` for each row of a tile.
+    #[inline(always)]
+    fn put(&self, mut tile: Tile<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
         wide(
             #[inline(always)]
             || {
-                let rows = p.data().chunks_exact(self.padded()).zip(ds.data_mut().chunks_exact_mut(self.padded()));
-                for (p, ds) in rows.take(self.tokens) {
-                    let delta = dot(p, ds);
-                    p.iter().zip(ds).for_each(|(p, ds)| *ds = p * (*ds - delta));
-                }
+                let (first, column) = (tile.row, tile.column);
+                tile.rows().enumerate().for_each(|(i, values)| finish(first + i, column, values));
             },
         );
-        let (p, ds) = (self.rounded(p), self.rounded(ds));
-        let (p, ds) = (self.scores(&p), self.scores(&ds));
-        self.product(
-            p.t(),
-            d,
-            1.0,
-            #[inline(always)]
-            |token, column, values| put(2, token, column, values),
-        );
-        self.product(
-            ds,
-            self.part(1),
-            self.scale(),
-            #[inline(always)]
-            |token, column, values| put(0, token, column, values),
-        );
-        self.product(
-            ds.t(),
-            self.part(0),
-            self.scale(),
-            #[inline(always)]
-            |token, column, values| put(1, token, column, values),
-        );
+    }
+}
+
+/// A row of scores in sheets.
+struct ScoreRow<'a> {
+    sheets: &'a mut [f32],
+    row: usize,
+    rows: usize,
+    /// Scores that count; those beyond come out as 0.
+    tokens: usize,
+}
+
+impl ScoreRow<'_> {
+    /// The 32 scores from column 32 · sheet on.
+    #[inline(always)]
+    fn chunk(&mut self, sheet: usize) -> &mut [f32; PANEL] {
+        let start = sheet * self.rows.next_multiple_of(16) * PANEL + self.row * PANEL;
+        let (chunk, _) = self.sheets[start..].as_chunks_mut::<PANEL>();
+        &mut chunk[0]
+    }
+
+    #[inline(always)]
+    fn sheets(&self) -> Range<usize> {
+        0..self.tokens.div_ceil(PANEL)
+    }
+
+    /// exp(scale (s - max)) into `out`, not yet divided by its sum; max and 1 / sum into `kept`.
+    #[inline(always)]
+    fn softmax<T: Number>(mut self, scale: f32, out: &mut [T], kept: &mut [f32]) {
+        let last = self.tokens.div_ceil(PANEL) - 1;
+        let beyond = self.tokens - last * PANEL;
+        self.chunk(last)[beyond..].fill(f32::NEG_INFINITY);
+        let mut top = Lanes::of(f32::NEG_INFINITY);
+        for sheet in self.sheets() {
+            top.each(self.chunk(sheet), |top, s| if s > top { s } else { top });
+        }
+        let top = top.fold(f32::max);
+        let mut sum = Lanes::of(0.0);
+        for sheet in self.sheets() {
+            let chunk = self.chunk(sheet);
+            chunk.iter_mut().for_each(|s| *s = exp(scale * (*s - top)));
+            if sheet == last {
+                chunk[beyond..].fill(0.0);
+            }
+            sum.each(chunk, |sum, e| sum + e);
+            T::store(&mut out[sheet * PANEL..][..PANEL], chunk);
+        }
+        kept.copy_from_slice(&[top, 1.0 / sum.fold(|a, b| a + b)]);
+    }
+
+    /// self: s becomes P = exp(scale (s - max)) / sum; d: dP becomes P (dP - Σ P dP).
+    #[inline(always)]
+    fn backward(mut self, scale: f32, kept: &[f32], mut d: ScoreRow<'_>) {
+        let (top, inverse) = (kept[0], kept[1]);
+        let last = self.tokens.div_ceil(PANEL) - 1;
+        let beyond = self.tokens - last * PANEL;
+        let mut delta = Lanes::of(0.0);
+        for sheet in self.sheets() {
+            let (p, d) = (self.chunk(sheet), d.chunk(sheet));
+            p.iter_mut().for_each(|s| *s = exp(scale * (*s - top)) * inverse);
+            if sheet == last {
+                p[beyond..].fill(0.0);
+            }
+            let mut products = [0.0; PANEL];
+            products.iter_mut().zip(&*p).zip(&*d).for_each(|((x, p), d)| *x = p * d);
+            delta.each(&products, |sum, x| sum + x);
+        }
+        let delta = delta.fold(|a, b| a + b);
+        for sheet in self.sheets() {
+            let (p, d) = (self.chunk(sheet), d.chunk(sheet));
+            d.iter_mut().zip(p).for_each(|(d, p)| *d = *p * (*d - delta));
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! Drop path: of some images a residual branch is left out, that of the others grows by as much, so that the mean stays.
 
-use crate::Tensor;
-use crate::cpu::threads::for_each_chunk;
 use std::sync::Arc;
 
 /// The branch's factor for each image: image i owns the rows `offsets[i]..offsets[i + 1]`.
@@ -17,15 +15,5 @@ impl DropPath {
     pub(super) fn scale_of_row(&self, row: usize) -> f32 {
         let image = self.offsets.partition_point(|&first| first <= row) - 1;
         self.scales[image]
-    }
-
-    /// x [rows, width] with each row times its image's factor.
-    pub(super) fn scaled(&self, x: &Tensor, width: usize) -> Tensor {
-        let mut y = Tensor::stale(x.dims());
-        for_each_chunk(y.data_mut(), width, |row, y| {
-            let scale = self.scale_of_row(row);
-            y.iter_mut().zip(&x.data()[row * width..][..width]).for_each(|(y, x)| *y = scale * x);
-        });
-        y
     }
 }

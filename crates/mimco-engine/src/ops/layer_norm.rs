@@ -2,7 +2,8 @@
 
 use super::store::Rows;
 use crate::cpu::buffer::Buffer;
-use crate::cpu::product::{Number, Precision, Values};
+use crate::cpu::number::Number;
+use crate::cpu::product::{Panels, Precision, Values};
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::{sum_by, wide};
 use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};
@@ -42,6 +43,34 @@ impl Norm {
         let mut y = Tensor::stale_in(precision, x.dims());
         normalise_rows(x, self.eps, &mut y, statistics, Some((w, b)));
         y
+    }
+
+    /// norm(x) once more, in panels, from the statistics that `forward` left.
+    pub(super) fn panels(&self, parameters: &Parameters, x: &Tensor, statistics: &Tensor) -> Panels {
+        let (w, b) = (parameters.get(self.weight), parameters.get(self.bias));
+        let (rows, width) = (x.rows(), x.width());
+        let mut panels = Panels::stale(rows, width, parameters.precision());
+        {
+            let out = panels.rows_mut();
+            parallel(rows.div_ceil(ROWS), |block| {
+                let mut normals = [Buffer::stale(width), Buffer::stale(width)];
+                for row in (block * ROWS..((block + 1) * ROWS).min(rows)).step_by(2) {
+                    let pair = row..(row + 2).min(rows);
+                    wide(
+                        #[inline(always)]
+                        || {
+                            for (normal, row) in normals.iter_mut().zip(pair) {
+                                let (mean, scale) = (statistics.data()[2 * row], statistics.data()[2 * row + 1]);
+                                affine(&x.data()[row * width..][..width], mean, scale, w, b, normal);
+                            }
+                            // SAFETY: a block owns its rows, an even number.
+                            unsafe { out.put(row, 0, &normals[0], &normals[1]) };
+                        },
+                    );
+                }
+            });
+        }
+        panels
     }
 
     /// Adds to the gradients of weight, bias and x.
@@ -118,8 +147,16 @@ fn backward_row<T: Number>(
     }
 }
 
+/// y = (x - mean) · scale · weight + bias.
+#[inline(always)]
+fn affine(x: &[f32], mean: f32, scale: f32, weight: &[f32], bias: &[f32], y: &mut [f32]) {
+    let width = y.len();
+    let (x, weight, bias) = (&x[..width], &weight[..width], &bias[..width]);
+    (0..width).for_each(|i| y[i] = ((x[i] - mean) * scale).mul_add(weight[i], bias[i]));
+}
+
 /// y = (x - mean) / deviation for each row, times weight plus bias where they are given; `statistics` [rows, 2] gets mean and 1/deviation.
-fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor, affine: Option<(&[f32], &[f32])>) {
+fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor, weight_and_bias: Option<(&[f32], &[f32])>) {
     let (rows, width) = (x.rows(), x.width());
     let y = Rows::of(y);
     let statistics = Parts::new(statistics.data_mut());
@@ -135,10 +172,9 @@ fn normalise_rows(x: &Tensor, eps: f32, y: &mut Tensor, statistics: &mut Tensor,
                     let mean = sum_by([x], |[x]| x) / width as f32;
                     let variance = sum_by([x], |[x]| (x - mean) * (x - mean)) / width as f32;
                     let scale = 1.0 / (variance + eps).sqrt();
-                    let normals = normal.iter_mut().zip(x);
-                    match affine {
-                        None => normals.for_each(|(n, x)| *n = (x - mean) * scale),
-                        Some((w, b)) => normals.zip(w).zip(b).for_each(|(((n, x), w), b)| *n = ((x - mean) * scale).mul_add(*w, *b)),
+                    match weight_and_bias {
+                        None => normal.iter_mut().zip(x).for_each(|(n, x)| *n = (x - mean) * scale),
+                        Some((w, b)) => affine(x, mean, scale, w, b, &mut normal),
                     }
                     // SAFETY: a block owns its rows.
                     unsafe { y.put(row, 0, &normal) };

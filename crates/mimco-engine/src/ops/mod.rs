@@ -5,6 +5,7 @@ mod batch_norm;
 mod drop_path;
 mod info_nce;
 mod l1;
+mod layer;
 mod layer_norm;
 mod linear;
 mod patch_embed;
@@ -16,8 +17,8 @@ mod weighted_sum;
 pub use batch_norm::RunningStatistics;
 pub use drop_path::DropPath;
 pub use info_nce::{Candidates, Contrast};
+pub use layer::{Activation, Layer};
 pub use layer_norm::{Norm, layer_norm_plain};
-pub use linear::{Activation, Layer};
 pub use tokens::Masked;
 
 /// The rows of a packed tensor by image: image i owns `offsets[i]..offsets[i + 1]`, all of them together every row.

@@ -1,6 +1,7 @@
 //! From token rows to features: chosen rows (class tokens, masked patches), or the mean of each image's patch tokens.
 
-use crate::cpu::product::{Number, Values};
+use crate::cpu::number::Number;
+use crate::cpu::product::Values;
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector::{add, add_scaled};
 use crate::tensor::ValuesMut;

@@ -1,6 +1,7 @@
 //! Where operators put what they worked out in f32: the rows of a tensor in either precision, several threads at a time.
 
-use crate::cpu::product::{Number, PANEL};
+use crate::cpu::number::Number;
+use crate::cpu::product::PANEL;
 use crate::cpu::threads::Parts;
 use crate::tensor::{Tensor, ValuesMut};
 
@@ -34,15 +35,56 @@ impl<'a> Rows<'a> {
         let start = row * self.width + column;
         // SAFETY: the caller's promise.
         unsafe {
-            // The width of a tile is known when this is compiled, and takes no call.
-            if let (Either::F32(parts), Ok(values)) = (&self.values, <&[f32; PANEL]>::try_from(values)) {
-                parts.part(start, PANEL).copy_from_slice(values);
-                return;
-            }
-            match &self.values {
-                Either::F32(parts) => parts.part(start, values.len()).copy_from_slice(values),
-                Either::Bf16(parts) => parts.part(start, values.len()).iter_mut().zip(values).for_each(|(o, v)| *o = v.half()),
+            match (&self.values, <&[f32; PANEL]>::try_from(values)) {
+                // The width of a tile is known when this is compiled, and takes no call.
+                (Either::F32(parts), Ok(values)) => f32::store(parts.part(start, PANEL), values),
+                (Either::Bf16(parts), Ok(values)) => u16::store(parts.part(start, PANEL), values),
+                (Either::F32(parts), Err(_)) => f32::store(parts.part(start, values.len()), values),
+                (Either::Bf16(parts), Err(_)) => u16::store(parts.part(start, values.len()), values),
             }
         }
+    }
+}
+
+/// Sums of the columns of [rows, width], of 32 rows or more at a time, so that several threads make them and their order is fixed.
+pub(super) struct ColumnSums {
+    /// [rows / 32, width]
+    partial: Tensor,
+}
+
+impl ColumnSums {
+    const ROWS: usize = 32;
+
+    pub fn new(rows: usize, width: usize) -> ColumnSums {
+        ColumnSums { partial: Tensor::zeros([rows.div_ceil(Self::ROWS), width]) }
+    }
+
+    pub fn parts(&mut self) -> ColumnParts<'_> {
+        let width = self.partial.width();
+        ColumnParts { partial: Parts::new(self.partial.data_mut()), width }
+    }
+
+    /// sums += the sums of all rows.
+    pub fn add_to(&self, sums: &mut [f32]) {
+        self.partial.data().chunks_exact(sums.len().max(1)).for_each(|partial| crate::cpu::vector::add(sums, partial));
+    }
+}
+
+/// Sums that are being made.
+pub(super) struct ColumnParts<'a> {
+    partial: Parts<'a, f32>,
+    width: usize,
+}
+
+impl ColumnParts<'_> {
+    /// Where the rows from `row`, a multiple of 32, on are added up, in some columns.
+    ///
+    /// # Safety
+    /// Nobody else may hold the same columns of the same rows.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "the caller keeps parts apart")]
+    pub unsafe fn of_rows(&self, row: usize, column: usize, columns: usize) -> &mut [f32] {
+        // SAFETY: the caller's promise.
+        unsafe { self.partial.part(row / ColumnSums::ROWS * self.width + column, columns) }
     }
 }

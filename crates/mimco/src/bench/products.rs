@@ -2,8 +2,10 @@
 
 use super::{Rate, rate};
 use mimco_engine::Tensor;
-use mimco_engine::cpu::product::{Number, Panels, Precision, product};
+use mimco_engine::cpu::number::Number;
+use mimco_engine::cpu::product::{Panels, Precision, product};
 use mimco_engine::cpu::threads::Parts;
+use mimco_engine::cpu::vector::wide;
 use serde::Serialize;
 
 /// A product's rates in GFLOP/s.
@@ -47,12 +49,16 @@ fn into(c: &mut Tensor, a: &Tensor, b: &Panels) {
     fn store<T: Number>(c: &mut [T], a: &Tensor, b: &Panels) {
         let (c, columns) = (Parts::new(c), b.columns());
         product(a.operand(), b, |mut tile| {
-            let (first, column) = (tile.row, tile.column);
-            for (i, row) in tile.rows().enumerate() {
-                // SAFETY: tiles do not overlap.
-                let c = unsafe { c.part((first + i) * columns + column, row.len()) };
-                c.iter_mut().zip(row).for_each(|(c, v)| *c = T::of(*v));
-            }
+            wide(
+                #[inline(always)]
+                || {
+                    let (first, column) = (tile.row, tile.column);
+                    for (i, row) in tile.rows().enumerate() {
+                        // SAFETY: tiles do not overlap.
+                        T::store(unsafe { c.part((first + i) * columns + column, row.len()) }, row);
+                    }
+                },
+            );
         });
     }
     match c.precision() {

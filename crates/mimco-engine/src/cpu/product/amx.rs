@@ -3,7 +3,7 @@
 //!
 //! The instructions have no stable intrinsics yet; they are written out.
 
-use super::pack::Strips;
+use super::strips::Strips;
 use super::{PANEL, SIDE};
 use std::arch::asm;
 use std::cell::Cell;
@@ -68,9 +68,9 @@ pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &m
     assert_eq!(strips.inner, 1, "tiles lie row by row");
     configure();
     for (pair, product) in product.chunks_mut(2 * SIDE * PANEL).enumerate().take(rows.div_ceil(2 * SIDE)) {
-        let first = strips.from(2 * pair, SIDE, steps * SIDE);
+        let first = strips.from(2 * pair, steps * SIDE);
         if rows > (2 * pair + 1) * SIDE && product.len() == 2 * SIDE * PANEL {
-            let second = strips.from(2 * pair + 1, SIDE, steps * SIDE);
+            let second = strips.from(2 * pair + 1, steps * SIDE);
             // SAFETY: `Strips::from` has checked that `steps` tiles of sixteen rows lie in each strip; the panel has as many of 2 KiB, and the
             // product two times 16 rows of 128 bytes.
             unsafe { block([first.as_ptr(), second.as_ptr()], strips, panel, steps, product.as_mut_ptr()) };

@@ -2,7 +2,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::amx;
-use super::pack::Strips;
+use super::strips::Strips;
 use super::{Operand, PANEL, Panels, Precision, SIDE, Tile, Values, rows_of_product};
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -37,7 +37,7 @@ impl Kernel {
         let b: Vec<f32> = (0..k * n).map(|i| (i * 53 % 97) as f32 / 97.0 - 0.5).collect();
         let panels = Panels::new_serial(Operand::new(Values::F32(&b), k, n), Precision::Bf16);
         let product = RefCell::new(Vec::with_capacity(m * n));
-        rows_of_product(self, Operand::new(Values::F32(&a), m, k), &panels, 0..m, k, &|mut tile: Tile<'_>| {
+        rows_of_product(self, Operand::new(Values::F32(&a), m, k).into(), &panels, 0..m, k, &|mut tile: Tile<'_>| {
             tile.rows().for_each(|row| product.borrow_mut().extend_from_slice(row));
         });
         product.into_inner()
@@ -91,7 +91,7 @@ fn avx512(strips: &Strips<'_>, i: usize, panel: &[u32], rows: usize, product: &m
     if panel.is_empty() {
         return product.fill(0.0);
     }
-    let words = strips.from(i, SIDE, panel.len() * SIDE).as_ptr();
+    let words = strips.from(i, panel.len() * SIDE).as_ptr();
     for (half, product) in product.as_chunks_mut::<{ HALF * PANEL }>().0.iter_mut().enumerate().take(rows.div_ceil(HALF)) {
         let mut sums = [[_mm512_setzero_ps(); 2]; HALF];
         for (tile, panel) in panel.iter().enumerate() {
@@ -151,7 +151,7 @@ impl<const BF16: bool> Loops<'_, BF16> {
         if tiles == 0 {
             return self.product.fill(0.0);
         }
-        let words = self.strips.from(self.i, SIDE, tiles * SIDE).as_ptr();
+        let words = self.strips.from(self.i, tiles * SIDE).as_ptr();
         let sixteen = simd.splat_u32s(16);
         let upper = simd.splat_u32s(0xffff_0000);
         let low = |word| simd.transmute_f32s_u32s(simd.wrapping_dyn_shl_u32s(word, sixteen));

@@ -1,8 +1,8 @@
 //! Matrix products with f32 sums, of f32 or bf16 factors, that hand every part of the result over while it is in cache.
 //!
-//! c = a·b: b is packed once into panels of 32 columns ([`Panels`]); a is packed by blocks of rows into tiles of 16 rows while it is in
-//! cache, and rounded on the way where the product is in bf16. Every 32 columns of such a block are worked out in one [`Tile`] of f32
-//! that never leaves the first-level cache before the caller has added bias, activation or residual and stored it.
+//! c = a·b: b is packed once into panels of 32 columns ([`Panels`]); a ([`Left`]) is read as it lies, or packed by blocks of rows into tiles of
+//! 16 rows while it is in cache, and rounded on the way where the product is in bf16. Every 32 columns of such a block are worked out in one
+//! [`Tile`] of f32 that never leaves the first-level cache before the caller has added bias, activation or residual and stored it.
 //!
 //! One packing serves every kernel. It is made of 32-bit words, along the inner dimension: one f32, or two neighbours in bf16, which is
 //! what AMX and AVX512-BF16 multiply and what the portable loop takes apart by a shift and a mask.
@@ -12,17 +12,22 @@ mod amx;
 #[cfg(all(test, target_arch = "x86_64", target_os = "linux"))]
 mod emulate_amx;
 mod kernel;
-mod pack;
+mod operand;
+mod panels;
+mod strips;
 #[cfg(test)]
 mod tests;
+mod words;
 
-pub use pack::{Operand, Panels, Values};
+pub use operand::{Operand, Values};
+pub use panels::{PanelRows, Panels};
+pub use strips::Left;
 
 use super::buffer::Buffer;
 use super::threads::parallel;
 use kernel::Kernel;
-use pack::strips;
 use std::ops::Range;
+use strips::strips;
 
 /// Columns of a panel.
 pub const PANEL: usize = 32;
@@ -50,10 +55,7 @@ impl Precision {
 
     /// Numbers in a word.
     fn per_word(self) -> usize {
-        match self {
-            Precision::F32 => 1,
-            Precision::Bf16 => 2,
-        }
+        words::per_word(self == Precision::Bf16)
     }
 }
 
@@ -75,79 +77,57 @@ impl Tile<'_> {
         let columns = self.columns;
         self.values.chunks_exact_mut(PANEL).map(move |row| &mut row[..columns])
     }
-}
 
-/// Nearest bf16, ties to even; NaN stays NaN.
-#[inline(always)]
-fn to_bf16(x: f32) -> u16 {
-    let bits = x.to_bits();
-    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if x.is_nan() { (bits >> 16) as u16 | 0x40 } else { rounded as u16 }
-}
-
-/// An element of a tensor: f32, or bf16 as its bits.
-pub trait Number: Copy + Send + Sync {
-    /// Its value.
-    fn single(self) -> f32;
-    /// Nearest bf16.
-    fn half(self) -> u16;
-    /// The nearest number of this kind.
-    fn of(x: f32) -> Self;
-}
-
-impl Number for f32 {
+    /// The rows two by two; the last may come with an empty one.
     #[inline(always)]
-    fn single(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    fn half(self) -> u16 {
-        to_bf16(self)
-    }
-    #[inline(always)]
-    fn of(x: f32) -> f32 {
-        x
+    pub fn pairs(&mut self) -> impl Iterator<Item = [&mut [f32]; 2]> {
+        let columns = self.columns;
+        self.values.chunks_mut(2 * PANEL).map(move |pair| {
+            let (upper, lower) = pair.split_at_mut(PANEL);
+            let end = columns.min(lower.len());
+            [&mut upper[..columns], &mut lower[..end]]
+        })
     }
 }
 
-impl Number for u16 {
-    #[inline(always)]
-    fn single(self) -> f32 {
-        f32::from_bits((self as u32) << 16)
-    }
-    #[inline(always)]
-    fn half(self) -> u16 {
-        self
-    }
-    #[inline(always)]
-    fn of(x: f32) -> u16 {
-        to_bf16(x)
-    }
-}
-
-/// a·b in parallel over blocks of rows; `store` sees each tile of the product once.
-pub fn product(a: Operand<'_>, b: &Panels, store: impl Fn(Tile<'_>) + Sync) {
-    in_passes(a, b, b.inner(), store);
+/// a·b in parallel over blocks of rows, an even number of rows each but the last; `store` sees each tile of the product once.
+pub fn product<'a>(a: impl Into<Left<'a>>, b: &Panels, store: impl Fn(Tile<'_>) + Sync) {
+    in_passes(a.into(), b, b.inner(), store);
 }
 
 /// a·b in parts that add up to it, for long inner dimensions: `add` sees the same tile of the product several times.
-pub fn product_in_parts(a: Operand<'_>, b: &Panels, add: impl Fn(Tile<'_>) + Sync) {
-    in_passes(a, b, PASS * b.precision().per_word(), add);
+pub fn product_in_parts<'a>(a: impl Into<Left<'a>>, b: &Panels, add: impl Fn(Tile<'_>) + Sync) {
+    in_passes(a.into(), b, PASS * b.precision().per_word(), add);
 }
 
-fn in_passes(a: Operand<'_>, b: &Panels, pass: usize, store: impl Fn(Tile<'_>) + Sync) {
+fn in_passes(a: Left<'_>, b: &Panels, pass: usize, store: impl Fn(Tile<'_>) + Sync) {
     let kernel = Kernel::best();
     let blocks = Blocks::of(a.rows(), pass.min(b.inner()) / b.precision().per_word());
     parallel(blocks.count, |block| rows_of_product(kernel, a, b, blocks.range(block), pass, &store));
 }
 
 /// a·b in one thread.
-pub fn product_serial(a: Operand<'_>, b: &Panels, store: impl Fn(Tile<'_>)) {
+pub fn product_serial<'a>(a: impl Into<Left<'a>>, b: &Panels, store: impl Fn(Tile<'_>)) {
+    let a = a.into();
     rows_of_product(Kernel::best(), a, b, 0..a.rows(), b.inner(), &store);
 }
 
-fn rows_of_product(kernel: Kernel, a: Operand<'_>, b: &Panels, rows: Range<usize>, pass: usize, store: &impl Fn(Tile<'_>)) {
-    assert_eq!(a.columns(), b.inner(), "inner sizes differ");
+/// a·b in one thread and as the kernels leave it: the rows' parts in columns 32·p and after, of 32 numbers each, are `sheets[p]`; what lies
+/// beyond the product's rows and columns is of no meaning. `sheets`: a sheet for each panel of b, each of a's rows up to a multiple of 16.
+pub fn product_in_sheets(a: Operand<'_>, b: &Panels, sheets: &mut [f32]) {
+    let (kernel, rows) = (Kernel::best(), a.rows);
+    assert_eq!(a.columns, b.inner(), "inner sizes differ");
+    let mut packed = Buffer::stale(0);
+    let strips = strips(kernel, b.precision(), a.into(), 0..rows, 0..b.inner(), &mut packed);
+    let sheet = rows.next_multiple_of(SIDE) * PANEL;
+    assert_eq!(sheets.len(), b.columns().div_ceil(PANEL) * sheet, "a sheet a panel");
+    for (panel, sheet) in sheets.chunks_exact_mut(sheet.max(1)).enumerate() {
+        kernel.tiles(b.precision(), &strips, b.part(panel, 0, b.inner()), rows, sheet);
+    }
+}
+
+fn rows_of_product(kernel: Kernel, a: Left<'_>, b: &Panels, rows: Range<usize>, pass: usize, store: &impl Fn(Tile<'_>)) {
+    assert_eq!(a.inner(), b.inner(), "inner sizes differ");
     let precision = b.precision();
     let mut packed = Buffer::stale(0);
     let mut product = Buffer::stale(rows.len().next_multiple_of(SIDE) * PANEL);
