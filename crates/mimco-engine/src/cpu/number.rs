@@ -89,21 +89,23 @@ fn to_bf16(x: f32) -> u16 {
 fn round(out: &mut [u16], values: &[f32]) {
     assert_eq!(out.len(), values.len(), "as many");
     let ((out, last), (values, last_values)) = (out.as_chunks_mut::<32>(), values.as_chunks::<32>());
-    for (out, values) in out.iter_mut().zip(values) {
-        #[cfg(target_arch = "x86_64")]
-        if has_bf16() {
-            // SAFETY: just found.
-            unsafe { round_by_instruction(out, values) };
-            continue;
-        }
-        out.iter_mut().zip(values).for_each(|(o, v)| *o = to_bf16(*v));
-    }
+    out.iter_mut().zip(values).for_each(|(out, values)| round_32(out, values));
     if !last.is_empty() {
         let (mut padded, mut rounded) = ([0.0; 32], [0; 32]);
         padded[..last.len()].copy_from_slice(last_values);
-        round(&mut rounded, &padded);
+        round_32(&mut rounded, &padded);
         last.copy_from_slice(&rounded[..last.len()]);
     }
+}
+
+#[inline(always)]
+fn round_32(out: &mut [u16; 32], values: &[f32; 32]) {
+    #[cfg(target_arch = "x86_64")]
+    if has_bf16() {
+        // SAFETY: just found.
+        return unsafe { round_by_instruction(out, values) };
+    }
+    out.iter_mut().zip(values).for_each(|(o, v)| *o = to_bf16(*v));
 }
 
 /// Whether the processor rounds to bf16 (and has the vectors that pulp calls V4); found once.
