@@ -235,7 +235,10 @@ impl<'a> Head<'a> {
             #[inline(always)]
             || {
                 let (first, column) = (tile.row, tile.column);
-                tile.rows().enumerate().for_each(|(i, values)| finish(first + i, column, values));
+                tile.each_row(
+                    #[inline(always)]
+                    |i, values| finish(first + i, column, values),
+                );
             },
         );
     }

@@ -1,27 +1,75 @@
 //! Affine maps y = act(x Wᵀ + b), alone and as the parts of a transformer's branches: the norm before, the residual sum after, the whole MLP.
+//! A block of rows goes all the way through a branch, and all the way back, before the next one does.
 //!
 //! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. s is one number an image: 1, or drop path's 0
 //! or 1 / (1 - rate). Products are in the parameters' precision, residual sums in f32.
 
-use super::{Activation, DropPath, Layer, Norm};
-use crate::cpu::product::Panels;
-use crate::{Tape, Tensor, Var};
+use super::layer::{Outgoing, first_rows, rows_of, stale_rows};
+use super::layer_norm::Backward;
+use super::store::Rows;
+use super::{Activation, DropPath, Layer, Norm, check_offsets};
+use crate::cpu::product::{Operand, PANEL, Panels, in_blocks, product, product_serial};
+use crate::cpu::threads::Parts;
+use crate::cpu::vector::{gelu, wide};
+use crate::{Parameters, Tape, Tensor, Var};
 
 impl Tape<'_> {
     /// y = act(x Wᵀ + b): x [rows, inputs] -> [rows, outputs], in x's precision.
     pub fn linear(&mut self, x: &Var, layer: Layer, activation: Activation) -> Var {
-        let (wants, precision) = (self.wants_gradient(&[x], &layer.parameters()), self.precision());
-        let (mut y, mut before) = layer.stale_outputs(self, &x.value, x.value.precision(), wants && activation == Activation::Gelu);
-        layer.activated(self, &x.value, activation, &mut y, before.as_mut());
+        let (parameters, precision) = (self.parameters(), self.precision());
+        let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
+        assert_eq!(inputs, x.value.width(), "{}: width", parameters.entry(layer.weight).name);
+        let wants = self.wants_gradient(&[x], &layer.parameters());
+        let stale = || Tensor::stale_in(x.value.precision(), [rows, outputs]);
+        let (mut y, mut before) = (stale(), (wants && activation == Activation::Gelu).then(stale));
+        {
+            let (y, before) = (Rows::of(&mut y), before.as_mut().map(Rows::of));
+            product(x.value.operand(), parameters.panels(layer.weight), |tile| {
+                layer.finish(
+                    parameters,
+                    tile,
+                    #[inline(always)]
+                    |row, column, values| {
+                        // SAFETY: a part of one tile; tiles do not overlap.
+                        unsafe {
+                            if let Some(before) = &before {
+                                before.put(row, column, values);
+                            }
+                            if activation == Activation::Gelu {
+                                values.iter_mut().for_each(|y| *y = gelu(*y));
+                            }
+                            y.put(row, column, values);
+                        }
+                    },
+                );
+            });
+        }
         if !wants {
             return Var::constant(y);
         }
         let x = x.clone();
         self.record(y, move |dy, pass| {
-            let dy = layer.outgoing(pass, &dy, None, before.as_ref());
-            layer.weight_gradient(pass, &dy.panels, &Panels::new(x.value.operand(), precision));
+            let mut outgoing = Outgoing::stale(rows, outputs, precision);
+            let mut dy_rows = stale_rows(precision, rows, outputs);
+            {
+                let (outgoing, out) = (outgoing.rows_mut(), Rows::of(&mut dy_rows));
+                in_blocks(rows, outputs, |block| {
+                    let first = block.start;
+                    // SAFETY: a block owns its rows.
+                    unsafe { outgoing.of(block, &dy, None, before.as_ref(), (&out, first)) };
+                });
+            }
+            layer.bias_gradient(pass, &outgoing.sums);
+            layer.weight_gradient(pass, &outgoing.panels, &Panels::new(x.value.operand(), precision));
             if x.node().is_some() {
-                let dx = layer.input_gradient(pass, &dy.rows, x.value.precision());
+                let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
+                {
+                    let dx = Rows::of(&mut dx);
+                    product(first_rows(&dy_rows, rows), &weights(parameters, layer), |mut tile| {
+                        // SAFETY: tiles do not overlap.
+                        unsafe { dx.put_tile(0, &mut tile) };
+                    });
+                }
                 pass.add(x.node(), dx);
             }
         })
@@ -31,68 +79,218 @@ impl Tape<'_> {
     /// makes of x is worked out again on the way back: that costs less than the memory it would fill.
     pub fn norm_linear(&mut self, x: &Var, norm: Norm, layer: Layer) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
-        let mut statistics = Tensor::stale([x.value.rows(), 2]);
-        let normal = norm.forward(parameters, &x.value, precision, &mut statistics);
-        let (mut y, _) = layer.stale_outputs(self, &x.value, precision, false);
-        layer.activated(self, &normal, Activation::None, &mut y, None);
+        let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
+        assert_eq!(inputs, x.value.width(), "{}: width", parameters.entry(layer.weight).name);
+        let (mut y, mut statistics) = (Tensor::stale_in(precision, [rows, outputs]), Tensor::stale([rows, 2]));
+        let w = parameters.panels(layer.weight);
+        {
+            let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
+            in_blocks(rows, inputs, |block| {
+                let mut normal = stale_rows(precision, block.len(), inputs);
+                norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics);
+                layer.forward(
+                    parameters,
+                    w,
+                    first_rows(&normal, block.len()),
+                    #[inline(always)]
+                    |row, column, values| {
+                        // SAFETY: a block owns its rows.
+                        unsafe { y.put(block.start + row, column, values) };
+                    },
+                );
+            });
+        }
         let [weight, bias] = layer.parameters();
         if !self.wants_gradient(&[x], &[norm.weight, norm.bias, weight, bias]) {
             return Var::constant(y);
         }
         let x = x.clone();
         self.record(y, move |dy, pass| {
-            let dy = layer.outgoing(pass, &dy, None, None);
-            layer.weight_gradient(pass, &dy.panels, &norm.panels(parameters, &x.value, &statistics));
-            let dnormal = layer.input_gradient(pass, &dy.rows, precision);
-            norm.backward(pass, &x, &statistics, &dnormal);
+            let w = weights(parameters, layer);
+            let mut outgoing = Outgoing::stale(rows, outputs, precision);
+            let mut normal = Panels::stale(rows, inputs, precision);
+            {
+                let (outgoing, normal) = (outgoing.rows_mut(), normal.rows_mut());
+                let base = pass.take(x.node());
+                Backward::new(norm, parameters, &x, &statistics, base).run(pass, |back, block| {
+                    let mut dy_rows = stale_rows(precision, block.len(), outputs);
+                    // SAFETY: a block owns its rows.
+                    unsafe { outgoing.of(block.clone(), &dy, None, None, (&Rows::of(&mut dy_rows), 0)) };
+                    let mut dnormal = Tensor::stale([block.len(), inputs]);
+                    let out = Rows::of(&mut dnormal);
+                    product_serial(first_rows(&dy_rows, block.len()), &w, |mut tile| {
+                        // SAFETY: this block's rows.
+                        unsafe { out.put_tile(0, &mut tile) };
+                    });
+                    drop(out);
+                    back.rows(block, dnormal.data(), Some(&normal));
+                });
+            }
+            drop(dy);
+            layer.bias_gradient(pass, &outgoing.sums);
+            layer.weight_gradient(pass, &outgoing.panels, &normal);
         })
     }
 
     /// The end of a branch, y = r + s (x Wᵀ + b): residual r [rows, outputs], x [rows, inputs] -> [rows, outputs].
     pub fn linear_residual(&mut self, residual: &Var, x: &Var, layer: Layer, drop_path: Option<DropPath>) -> Var {
-        let precision = self.precision();
-        let y = layer.onto(self, &residual.value, &x.value, drop_path.as_ref());
+        let (parameters, precision) = (self.parameters(), self.precision());
+        let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
+        assert!(inputs == x.value.width() && [rows, outputs] == [residual.value.rows(), residual.value.width()], "a branch of another size");
+        let mut y = Tensor::stale(residual.value.dims());
+        let w = parameters.panels(layer.weight);
+        {
+            let y = Rows::of(&mut y);
+            in_blocks(rows, inputs, |block| {
+                layer.onto(parameters, w, &residual.value, rows_of(&x.value, block.clone()), block.start, drop_path.as_ref(), &y);
+            });
+        }
         let [weight, bias] = layer.parameters();
         if !self.wants_gradient(&[residual, x], &[weight, bias]) {
             return Var::constant(y);
         }
         let (residual, x) = (residual.node(), x.clone());
         self.record(y, move |dy, pass| {
-            let branch = layer.outgoing(pass, &dy, drop_path.as_ref(), None);
-            layer.weight_gradient(pass, &branch.panels, &Panels::new(x.value.operand(), precision));
-            if x.node().is_some() {
-                let dx = layer.input_gradient(pass, &branch.rows, x.value.precision());
-                pass.add(x.node(), dx);
+            let w = weights(parameters, layer);
+            let mut outgoing = Outgoing::stale(rows, outputs, precision);
+            let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
+            {
+                let (outgoing, dx) = (outgoing.rows_mut(), Rows::of(&mut dx));
+                in_blocks(rows, outputs, |block| {
+                    let mut dy_rows = stale_rows(precision, block.len(), outputs);
+                    // SAFETY: a block owns its rows.
+                    unsafe { outgoing.of(block.clone(), &dy, drop_path.as_ref(), None, (&Rows::of(&mut dy_rows), 0)) };
+                    product_serial(first_rows(&dy_rows, block.len()), &w, |mut tile| {
+                        // SAFETY: this block's rows.
+                        unsafe { dx.put_tile(block.start, &mut tile) };
+                    });
+                });
             }
             pass.add(residual, dy);
+            pass.add(x.node(), dx);
+            layer.bias_gradient(pass, &outgoing.sums);
+            layer.weight_gradient(pass, &outgoing.panels, &Panels::new(x.value.operand(), precision));
         })
     }
 
     /// A transformer's second branch, y = x + s (gelu(norm(x) W₁ᵀ + b₁) W₂ᵀ + b₂): x [rows, width] -> [rows, width]. Of the hidden rows the way
-    /// back keeps what stands before the activation alone.
+    /// back keeps what stands before the activation alone, in sheets of 32 columns, [sheet · rows + row, 32], as it is written and read.
     pub fn mlp(&mut self, x: &Var, norm: Norm, [first, second]: [Layer; 2], drop_path: Option<DropPath>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
+        let ([inner, inputs], [outputs, inner_too]) = (first.sizes(parameters), second.sizes(parameters));
+        let (rows, width) = (x.value.rows(), x.value.width());
+        assert!(inputs == width && outputs == width && inner == inner_too, "{}: sizes", parameters.entry(first.weight).name);
         let trained = [[norm.weight, norm.bias], first.parameters(), second.parameters()].concat();
         let wants = self.wants_gradient(&[x], &trained);
-        let mut statistics = Tensor::stale([x.value.rows(), 2]);
-        let normal = norm.forward(parameters, &x.value, precision, &mut statistics);
-        let (mut hidden, mut before) = first.stale_outputs(self, &x.value, precision, wants);
-        first.activated(self, &normal, Activation::Gelu, &mut hidden, before.as_mut());
-        drop(normal);
-        let y = second.onto(self, &x.value, &hidden, drop_path.as_ref());
+        let [mut y, mut statistics] = [Tensor::stale(x.value.dims()), Tensor::stale([rows, 2])];
+        let mut before = wants.then(|| Tensor::stale_in(precision, [inner.div_ceil(PANEL) * rows, PANEL]));
+        let [w1, w2] = [first, second].map(|layer| parameters.panels(layer.weight));
+        {
+            let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
+            let before = before.as_mut().map(Rows::of);
+            in_blocks(rows, inner, |block| {
+                let mut normal = stale_rows(precision, block.len(), width);
+                norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics);
+                let mut hidden = stale_rows(precision, block.len(), inner);
+                let out = Rows::of(&mut hidden);
+                first.forward(
+                    parameters,
+                    w1,
+                    first_rows(&normal, block.len()),
+                    #[inline(always)]
+                    |row, column, values| {
+                        // SAFETY: a block owns its rows.
+                        unsafe {
+                            if let Some(before) = &before {
+                                before.put(column / PANEL * rows + block.start + row, 0, values);
+                            }
+                            values.iter_mut().for_each(|y| *y = gelu(*y));
+                            out.put(row, column, values);
+                        }
+                    },
+                );
+                drop(out);
+                second.onto(parameters, w2, &x.value, first_rows(&hidden, block.len()), block.start, drop_path.as_ref(), &y);
+            });
+        }
         let (true, Some(before)) = (wants, before) else { return Var::constant(y) };
         let x = x.clone();
         self.record(y, move |dy, pass| {
-            let branch = second.outgoing(pass, &dy, drop_path.as_ref(), None);
-            pass.add(x.node(), dy);
-            let (hidden, dbefore) = second.input_gradient_through_gelu(pass, &branch.rows, &before, &first);
-            drop(before);
-            second.weight_gradient(pass, &branch.panels, &hidden);
-            drop((branch, hidden));
-            first.weight_gradient(pass, &dbefore.panels, &norm.panels(parameters, &x.value, &statistics));
-            let dnormal = first.input_gradient(pass, &dbefore.rows, precision);
-            drop(dbefore);
-            norm.backward(pass, &x, &statistics, &dnormal);
+            let [w1, w2] = [first, second].map(|layer| weights(parameters, layer));
+            let [mut branch, mut dbefore] = [width, inner].map(|width| Outgoing::stale(rows, width, precision));
+            let [mut normal, mut hidden] = [width, inner].map(|width| Panels::stale(rows, width, precision));
+            {
+                let (branch, dbefore, normal, hidden) = (branch.rows_mut(), dbefore.rows_mut(), normal.rows_mut(), hidden.rows_mut());
+                pass.add(x.node(), dy.clone());
+                let base = pass.take(x.node());
+                Backward::new(norm, parameters, &x, &statistics, base).run(pass, |back, block| {
+                    let count = block.len();
+                    let mut branch_rows = stale_rows(precision, count, width);
+                    // SAFETY: a block owns its rows.
+                    unsafe { branch.of(block.clone(), &dy, drop_path.as_ref(), None, (&Rows::of(&mut branch_rows), 0)) };
+                    let mut dbefore_rows = stale_rows(precision, count, inner);
+                    let out = Rows::of(&mut dbefore_rows);
+                    product_serial(first_rows(&branch_rows, count), &w2, |mut tile| {
+                        wide(
+                            #[inline(always)]
+                            // SAFETY: as above.
+                            || unsafe { dbefore.through_gelu(&block, &mut tile, &before, &hidden, &out) },
+                        );
+                    });
+                    drop((out, branch_rows));
+                    let mut dnormal = Tensor::stale([count, width]);
+                    let out = Rows::of(&mut dnormal);
+                    product_serial(first_rows(&dbefore_rows, count), &w1, |mut tile| {
+                        // SAFETY: this block's rows.
+                        unsafe { out.put_tile(0, &mut tile) };
+                    });
+                    drop((out, dbefore_rows));
+                    back.rows(block, dnormal.data(), Some(&normal));
+                });
+            }
+            drop((w1, w2, before, dy));
+            for (layer, dy, x) in [(second, branch, hidden), (first, dbefore, normal)] {
+                layer.bias_gradient(pass, &dy.sums);
+                layer.weight_gradient(pass, &dy.panels, &x);
+            }
         })
+    }
+}
+
+/// W as dx = dy W takes it. It is packed for this once: a step asks for it a single time.
+fn weights(parameters: &Parameters, layer: Layer) -> Panels {
+    Panels::new(parameters.matrix(layer.weight), parameters.precision())
+}
+
+impl Layer {
+    #[allow(clippy::too_many_arguments, reason = "all that the end of a branch takes")]
+    /// y = r + s (x Wᵀ + b) for some rows, which begin at `first`.
+    fn onto(
+        &self,
+        parameters: &Parameters,
+        w: &Panels,
+        residual: &Tensor,
+        x: Operand<'_>,
+        first: usize,
+        drop_path: Option<&DropPath>,
+        y: &Rows<'_>,
+    ) {
+        let width = residual.width();
+        if let Some(drop) = &drop_path {
+            check_offsets(&drop.offsets, residual.rows());
+        }
+        self.forward(
+            parameters,
+            w,
+            x,
+            #[inline(always)]
+            |row, column, values: &mut [f32]| {
+                let r = &residual.data()[(first + row) * width + column..][..values.len()];
+                let s = drop_path.map_or(1.0, |drop| drop.scale_of_row(first + row));
+                values.iter_mut().zip(r).for_each(|(y, r)| *y = s.mul_add(*y, *r));
+                // SAFETY: the caller owns these rows.
+                unsafe { y.put(first + row, column, values) };
+            },
+        );
     }
 }

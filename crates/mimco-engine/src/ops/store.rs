@@ -1,8 +1,9 @@
 //! Where operators put what they worked out in f32: the rows of a tensor in either precision, several threads at a time.
 
 use crate::cpu::number::Number;
-use crate::cpu::product::PANEL;
+use crate::cpu::product::{PANEL, Tile};
 use crate::cpu::threads::Parts;
+use crate::cpu::vector::{add, wide};
 use crate::tensor::{Tensor, ValuesMut};
 
 /// The rows of a tensor.
@@ -24,6 +25,25 @@ impl<'a> Rows<'a> {
             ValuesMut::Bf16(values) => Either::Bf16(Parts::new(values)),
         };
         Rows { values, width }
+    }
+
+    /// Puts a tile of a product whose first row is row `first` here.
+    ///
+    /// # Safety
+    /// As [`Rows::put`].
+    #[inline(always)]
+    pub unsafe fn put_tile(&self, first: usize, tile: &mut Tile<'_>) {
+        wide(
+            #[inline(always)]
+            || {
+                let (first, column) = (first + tile.row, tile.column);
+                tile.each_row(
+                    #[inline(always)]
+                    // SAFETY: the caller's promise.
+                    |i, values| unsafe { self.put(first + i, column, values) },
+                );
+            },
+        );
     }
 
     /// Puts `values` into a row from `column` on.
@@ -66,7 +86,7 @@ impl ColumnSums {
 
     /// sums += the sums of all rows.
     pub fn add_to(&self, sums: &mut [f32]) {
-        self.partial.data().chunks_exact(sums.len().max(1)).for_each(|partial| crate::cpu::vector::add(sums, partial));
+        self.partial.data().chunks_exact(sums.len().max(1)).for_each(|partial| add(sums, partial));
     }
 }
 

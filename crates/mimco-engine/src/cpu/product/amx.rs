@@ -59,6 +59,10 @@ fn configure() {
     }
 }
 
+/// Steps of 16 words that one turn over the rows takes: 24 KiB of the panel, which stay in the first-level cache beside the sums while the rows'
+/// words come from the second.
+const STEPS: usize = 12;
+
 /// product [rows, 32] = the strips' rows times the panel; `rows` rounded up to whole tiles are written.
 pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &mut [f32]) {
     let steps = panel.len() / (SIDE * PANEL);
@@ -67,93 +71,116 @@ pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &m
     }
     assert_eq!(strips.inner, 1, "tiles lie row by row");
     configure();
-    for (pair, product) in product.chunks_mut(2 * SIDE * PANEL).enumerate().take(rows.div_ceil(2 * SIDE)) {
-        let first = strips.from(2 * pair, steps * SIDE);
-        if rows > (2 * pair + 1) * SIDE && product.len() == 2 * SIDE * PANEL {
-            let second = strips.from(2 * pair + 1, steps * SIDE);
-            // SAFETY: `Strips::from` has checked that `steps` tiles of sixteen rows lie in each strip; the panel has as many of 2 KiB, and the
-            // product two times 16 rows of 128 bytes.
-            unsafe { block([first.as_ptr(), second.as_ptr()], strips, panel, steps, product.as_mut_ptr()) };
-        } else {
-            // SAFETY: as above, with one strip and 16 rows of the product.
-            unsafe { half_block(first.as_ptr(), strips, panel, steps, product.as_mut_ptr()) };
+    for first_step in (0..steps).step_by(STEPS) {
+        let (part, panel) = (STEPS.min(steps - first_step), &panel[first_step * SIDE * PANEL..]);
+        let words = |strip: usize| strips.from(strip, steps * SIDE)[first_step * strips.tile..].as_ptr();
+        for (pair, product) in product.chunks_mut(2 * SIDE * PANEL).enumerate().take(rows.div_ceil(2 * SIDE)) {
+            let whole = rows > (2 * pair + 1) * SIDE && product.len() == 2 * SIDE * PANEL;
+            let (first, product, begun) = (words(2 * pair), product.as_mut_ptr(), first_step > 0);
+            // SAFETY: `Strips::from` has checked that `steps` tiles of sixteen rows lie in each strip, of which `part` from `first_step` on are
+            // read; the panel has as many of 2 KiB, and the product one or two times 16 rows of 128 bytes.
+            unsafe {
+                match (whole, begun) {
+                    (true, false) => block([first, words(2 * pair + 1)], strips, panel, part, product),
+                    (true, true) => block_onto([first, words(2 * pair + 1)], strips, panel, part, product),
+                    (false, false) => half_block(first, strips, panel, part, product),
+                    (false, true) => half_block_onto(first, strips, panel, part, product),
+                }
+            }
         }
     }
 }
 
-/// # Safety
-/// `steps` tiles from each pointer and in the panel; 32 rows of the product; tile registers configured.
-unsafe fn block(a: [*const u32; 2], strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
-    // SAFETY: the caller's promise; the registers named are all that is changed.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "tileloadd tmm4, [{a0} + {row}*1]",
-            "tileloadd tmm6, [{b} + {wide}*1]",
-            "tileloadd tmm7, [{b} + {wide}*1 + 64]",
-            "tileloadd tmm5, [{a1} + {row}*1]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a0}, {tile}",
-            "add {a1}, {tile}",
-            "add {b}, 2048",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{c} + {wide}*1], tmm0",
-            "tilestored [{c} + {wide}*1 + 64], tmm1",
-            "add {c}, 2048",
-            "tilestored [{c} + {wide}*1], tmm2",
-            "tilestored [{c} + {wide}*1 + 64], tmm3",
-            a0 = inout(reg) a[0] => _,
-            a1 = inout(reg) a[1] => _,
-            b = inout(reg) panel.as_ptr() => _,
-            c = inout(reg) product => _,
-            steps = inout(reg) steps => _,
-            row = in(reg) 4 * strips.row,
-            tile = in(reg) 4 * strips.tile,
-            wide = in(reg) 4 * PANEL,
-            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
+/// A function that multiplies 32 rows, beginning with the instructions `$begin`.
+macro_rules! block {
+    ($name:ident, $($begin:literal),+) => {
+        /// # Safety
+        /// `steps` tiles from each pointer and in the panel; 32 rows of the product; tile registers configured.
+        unsafe fn $name(a: [*const u32; 2], strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
+            // SAFETY: the caller's promise; the registers named are all that is changed.
+            unsafe {
+                asm!(
+                    $($begin,)+
+                    "2:",
+                    "tileloadd tmm4, [{a0} + {row}*1]",
+                    "tileloadd tmm6, [{b} + {wide}*1]",
+                    "tileloadd tmm7, [{b} + {wide}*1 + 64]",
+                    "tileloadd tmm5, [{a1} + {row}*1]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "tdpbf16ps tmm2, tmm5, tmm6",
+                    "tdpbf16ps tmm3, tmm5, tmm7",
+                    "add {a0}, {tile}",
+                    "add {a1}, {tile}",
+                    "add {b}, 2048",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c} + {wide}*1], tmm0",
+                    "tilestored [{c} + {wide}*1 + 64], tmm1",
+                    "tilestored [{c} + {wide}*1 + 2048], tmm2",
+                    "tilestored [{c} + {wide}*1 + 2112], tmm3",
+                    a0 = inout(reg) a[0] => _,
+                    a1 = inout(reg) a[1] => _,
+                    b = inout(reg) panel.as_ptr() => _,
+                    steps = inout(reg) steps => _,
+                    c = in(reg) product,
+                    row = in(reg) 4 * strips.row,
+                    tile = in(reg) 4 * strips.tile,
+                    wide = in(reg) 4 * PANEL,
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
 }
 
-/// # Safety
-/// As [`block`], with one strip and 16 rows of the product.
-unsafe fn half_block(a: *const u32, strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
-    // SAFETY: the caller's promise; the registers named are all that is changed.
-    unsafe {
-        asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "2:",
-            "tileloadd tmm4, [{a} + {row}*1]",
-            "tileloadd tmm6, [{b} + {wide}*1]",
-            "tileloadd tmm7, [{b} + {wide}*1 + 64]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "add {a}, {tile}",
-            "add {b}, 2048",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{c} + {wide}*1], tmm0",
-            "tilestored [{c} + {wide}*1 + 64], tmm1",
-            a = inout(reg) a => _,
-            b = inout(reg) panel.as_ptr() => _,
-            steps = inout(reg) steps => _,
-            c = in(reg) product,
-            row = in(reg) 4 * strips.row,
-            tile = in(reg) 4 * strips.tile,
-            wide = in(reg) 4 * PANEL,
-            out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
-            options(nostack),
-        );
-    }
+block!(block, "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3");
+block!(
+    block_onto,
+    "tileloadd tmm0, [{c} + {wide}*1]",
+    "tileloadd tmm1, [{c} + {wide}*1 + 64]",
+    "tileloadd tmm2, [{c} + {wide}*1 + 2048]",
+    "tileloadd tmm3, [{c} + {wide}*1 + 2112]"
+);
+
+/// A function that multiplies 16 rows, beginning with the instructions `$begin`.
+macro_rules! half_block {
+    ($name:ident, $($begin:literal),+) => {
+        /// # Safety
+        /// As for 32 rows, with one strip and 16 rows of the product.
+        unsafe fn $name(a: *const u32, strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
+            // SAFETY: the caller's promise; the registers named are all that is changed.
+            unsafe {
+                asm!(
+                    $($begin,)+
+                    "2:",
+                    "tileloadd tmm4, [{a} + {row}*1]",
+                    "tileloadd tmm6, [{b} + {wide}*1]",
+                    "tileloadd tmm7, [{b} + {wide}*1 + 64]",
+                    "tdpbf16ps tmm0, tmm4, tmm6",
+                    "tdpbf16ps tmm1, tmm4, tmm7",
+                    "add {a}, {tile}",
+                    "add {b}, 2048",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c} + {wide}*1], tmm0",
+                    "tilestored [{c} + {wide}*1 + 64], tmm1",
+                    a = inout(reg) a => _,
+                    b = inout(reg) panel.as_ptr() => _,
+                    steps = inout(reg) steps => _,
+                    c = in(reg) product,
+                    row = in(reg) 4 * strips.row,
+                    tile = in(reg) 4 * strips.tile,
+                    wide = in(reg) 4 * PANEL,
+                    out("tmm0") _, out("tmm1") _, out("tmm4") _, out("tmm6") _, out("tmm7") _,
+                    options(nostack),
+                );
+            }
+        }
+    };
 }
+
+half_block!(half_block, "tilezero tmm0", "tilezero tmm1");
+half_block!(half_block_onto, "tileloadd tmm0, [{c} + {wide}*1]", "tileloadd tmm1, [{c} + {wide}*1 + 64]");

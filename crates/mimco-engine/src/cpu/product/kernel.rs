@@ -37,7 +37,7 @@ impl Kernel {
         let b: Vec<f32> = (0..k * n).map(|i| (i * 53 % 97) as f32 / 97.0 - 0.5).collect();
         let panels = Panels::new_serial(Operand::new(Values::F32(&b), k, n), Precision::Bf16);
         let product = RefCell::new(Vec::with_capacity(m * n));
-        rows_of_product(self, Operand::new(Values::F32(&a), m, k).into(), &panels, 0..m, k, &|mut tile: Tile<'_>| {
+        rows_of_product(self, Operand::new(Values::F32(&a), m, k).into(), &panels, 0..m, 0..2, k, &|mut tile: Tile<'_>| {
             tile.rows().for_each(|row| product.borrow_mut().extend_from_slice(row));
         });
         product.into_inner()

@@ -36,6 +36,8 @@ const SIDE: usize = 16;
 /// Words of the inner dimension that one pass goes over where the product is added to what is there: few enough for a panel of them to stay in
 /// the second-level cache.
 const PASS: usize = 512;
+/// Parts that a product is cut into where it is large enough, for that many threads at least.
+const LEAST_PARTS: usize = 8;
 
 /// What numbers are multiplied in, and activations kept in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,6 +80,16 @@ impl Tile<'_> {
         self.values.chunks_exact_mut(PANEL).map(move |row| &mut row[..columns])
     }
 
+    /// `work(row, values)` for the rows. A whole panel's width is known when this is compiled, so that a row stays in registers.
+    #[inline(always)]
+    pub fn each_row(&mut self, work: impl Fn(usize, &mut [f32])) {
+        if self.columns == PANEL {
+            self.values.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().for_each(|(i, row)| work(i, row));
+        } else {
+            self.rows().enumerate().for_each(|(i, row)| work(i, row));
+        }
+    }
+
     /// The rows two by two; the last may come with an empty one.
     #[inline(always)]
     pub fn pairs(&mut self) -> impl Iterator<Item = [&mut [f32]; 2]> {
@@ -100,16 +112,28 @@ pub fn product_in_parts<'a>(a: impl Into<Left<'a>>, b: &Panels, add: impl Fn(Til
     in_passes(a.into(), b, PASS * b.precision().per_word(), add);
 }
 
+/// Runs `work` on blocks of rows in parallel: they begin at multiples of 32, and as many rows of `width` numbers stay in the second-level cache.
+pub fn in_blocks(rows: usize, width: usize, work: impl Fn(Range<usize>) + Sync) {
+    let blocks = Blocks::of(rows, width / 2);
+    parallel(blocks.count, |block| work(blocks.range(block)));
+}
+
 fn in_passes(a: Left<'_>, b: &Panels, pass: usize, store: impl Fn(Tile<'_>) + Sync) {
     let kernel = Kernel::best();
     let blocks = Blocks::of(a.rows(), pass.min(b.inner()) / b.precision().per_word());
-    parallel(blocks.count, |block| rows_of_product(kernel, a, b, blocks.range(block), pass, &store));
+    // Few rows are cut by columns, too, so that every thread has some.
+    let panels = b.columns().div_ceil(PANEL);
+    let cuts = LEAST_PARTS.div_ceil(blocks.count.max(1)).min(panels);
+    parallel(blocks.count * cuts, |part| {
+        let (block, cut) = (part / cuts, part % cuts);
+        rows_of_product(kernel, a, b, blocks.range(block), panels * cut / cuts..panels * (cut + 1) / cuts, pass, &store);
+    });
 }
 
 /// a·b in one thread.
 pub fn product_serial<'a>(a: impl Into<Left<'a>>, b: &Panels, store: impl Fn(Tile<'_>)) {
     let a = a.into();
-    rows_of_product(Kernel::best(), a, b, 0..a.rows(), b.inner(), &store);
+    rows_of_product(Kernel::best(), a, b, 0..a.rows(), 0..b.columns().div_ceil(PANEL), b.inner(), &store);
 }
 
 /// a·b in one thread and as the kernels leave it: the rows' parts in columns 32·p and after, of 32 numbers each, are `sheets[p]`; what lies
@@ -126,7 +150,15 @@ pub fn product_in_sheets(a: Operand<'_>, b: &Panels, sheets: &mut [f32]) {
     }
 }
 
-fn rows_of_product(kernel: Kernel, a: Left<'_>, b: &Panels, rows: Range<usize>, pass: usize, store: &impl Fn(Tile<'_>)) {
+fn rows_of_product(
+    kernel: Kernel,
+    a: Left<'_>,
+    b: &Panels,
+    rows: Range<usize>,
+    panels: Range<usize>,
+    pass: usize,
+    store: &impl Fn(Tile<'_>),
+) {
     assert_eq!(a.inner(), b.inner(), "inner sizes differ");
     let precision = b.precision();
     let mut packed = Buffer::stale(0);
@@ -135,7 +167,7 @@ fn rows_of_product(kernel: Kernel, a: Left<'_>, b: &Panels, rows: Range<usize>, 
     for first in (0..b.inner().max(1)).step_by(pass.max(1)) {
         let inner = pass.min(b.inner() - first);
         let strips = strips(kernel, precision, a, rows.clone(), first..first + inner, &mut packed);
-        for panel in 0..b.columns().div_ceil(PANEL) {
+        for panel in panels.clone() {
             kernel.tiles(precision, &strips, b.part(panel, first, inner), rows.len(), &mut product);
             let columns = PANEL.min(b.columns() - panel * PANEL);
             store(Tile { row: rows.start, column: panel * PANEL, columns, values: &mut product[..rows.len() * PANEL] });
