@@ -1,5 +1,6 @@
 //! Vector maths in plain loops, compiled for what the CPU can do by `pulp` (AVX-512, AVX2, baseline) and chosen at run time.
 
+use super::number::Number;
 #[cfg(target_arch = "x86_64")]
 use super::number::has_bf16;
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
@@ -33,6 +34,20 @@ fn with_bf16<R>(work: impl FnOnce() -> R) -> R {
 
 /// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
 const LANES: usize = 16;
+
+/// values[i] = f(values[i], others[i]), sixteen at a time. They go through copies, so that the compiler need not ask whether the slices overlap;
+/// where it knows their length it would else take the loop apart.
+#[inline(always)]
+pub fn combine<T: Number>(values: &mut [f32], others: &[T], f: impl Fn(f32, T) -> f32) {
+    assert_eq!(values.len(), others.len(), "slices of one length");
+    let ((values, last), (others, last_others)) = (values.as_chunks_mut::<LANES>(), others.as_chunks::<LANES>());
+    for (values, others) in values.iter_mut().zip(others) {
+        let (mut result, others) = (*values, *others);
+        (0..LANES).for_each(|i| result[i] = f(result[i], others[i]));
+        *values = result;
+    }
+    last.iter_mut().zip(last_others).for_each(|(value, &other)| *value = f(*value, other));
+}
 
 /// Σ f(values at i) over slices of one length, in 16 partial sums that are folded in a fixed order.
 #[inline(always)]
@@ -130,7 +145,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 pub fn add(a: &mut [f32], b: &[f32]) {
     wide(
         #[inline(always)]
-        || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
+        || combine(a, b, |a, b| a + b),
     );
 }
 
@@ -138,7 +153,7 @@ pub fn add(a: &mut [f32], b: &[f32]) {
 pub fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
     wide(
         #[inline(always)]
-        || a.iter_mut().zip(b).for_each(|(a, b)| *a = b.mul_add(s, *a)),
+        || combine(a, b, |a, b| b.mul_add(s, a)),
     );
 }
 

@@ -11,7 +11,7 @@ use crate::cpu::buffer::Buffer;
 use crate::cpu::number::Number;
 use crate::cpu::product::{Left, Operand, PANEL, Panels, Precision, Tile, Values, product_in_sheets, product_serial};
 use crate::cpu::threads::{Parts, parallel};
-use crate::cpu::vector::{Lanes, exp, wide};
+use crate::cpu::vector::{Lanes, combine, exp, wide};
 use crate::{Tape, Tensor, Var};
 use std::ops::Range;
 use std::sync::Arc;
@@ -281,7 +281,7 @@ impl ScoreRow<'_> {
         let mut sum = Lanes::of(0.0);
         for sheet in self.sheets() {
             let chunk = self.chunk(sheet);
-            chunk.iter_mut().for_each(|s| *s = exp(scale * (*s - top)));
+            exponentials(chunk, scale, top, 1.0);
             if sheet == last {
                 chunk[beyond..].fill(0.0);
             }
@@ -300,18 +300,28 @@ impl ScoreRow<'_> {
         let mut delta = Lanes::of(0.0);
         for sheet in self.sheets() {
             let (p, d) = (self.chunk(sheet), d.chunk(sheet));
-            p.iter_mut().for_each(|s| *s = exp(scale * (*s - top)) * inverse);
+            exponentials(p, scale, top, inverse);
             if sheet == last {
                 p[beyond..].fill(0.0);
             }
-            let mut products = [0.0; PANEL];
-            products.iter_mut().zip(&*p).zip(&*d).for_each(|((x, p), d)| *x = p * d);
+            let mut products = *p;
+            combine(&mut products, d, |p, d| p * d);
             delta.each(&products, |sum, x| sum + x);
         }
         let delta = delta.fold(|a, b| a + b);
         for sheet in self.sheets() {
             let (p, d) = (self.chunk(sheet), d.chunk(sheet));
-            d.iter_mut().zip(p).for_each(|(d, p)| *d = *p * (*d - delta));
+            combine(d, p, |d, p| p * (d - delta));
         }
+    }
+}
+
+/// s = factor · exp(scale (s - top)).
+#[inline(always)]
+fn exponentials(scores: &mut [f32; PANEL], scale: f32, top: f32, factor: f32) {
+    for scores in scores.as_chunks_mut::<16>().0 {
+        let mut powers = *scores;
+        powers.iter_mut().for_each(|s| *s = exp(scale * (*s - top)) * factor);
+        *scores = powers;
     }
 }

@@ -7,7 +7,7 @@ use crate::cpu::buffer::Buffer;
 use crate::cpu::number::Number;
 use crate::cpu::product::{Left, Operand, PANEL, PanelRows, Panels, Precision, Tile, Values, product_in_parts, product_serial};
 use crate::cpu::threads::Parts;
-use crate::cpu::vector::{gelu_and_derivative, wide};
+use crate::cpu::vector::{combine, gelu_and_derivative, wide};
 use crate::{Backpass, ParameterId, Parameters, Tensor};
 use std::ops::Range;
 
@@ -71,7 +71,7 @@ impl Layer {
                 tile.each_row(
                     #[inline(always)]
                     |i, values| {
-                        values.iter_mut().zip(&b).for_each(|(y, b)| *y += b);
+                        combine(values, &b[..values.len()], |y, b| y + b);
                         finish(first + i, column, values);
                     },
                 );
@@ -109,7 +109,7 @@ impl Layer {
                         |i, values| {
                             // SAFETY: tiles do not overlap, and parts of one tile come one after the other.
                             let sum = unsafe { dw.part((first + i) * inputs + column, values.len()) };
-                            sum.iter_mut().zip(values).for_each(|(s, v)| *s += *v);
+                            combine(sum, values, |s, v| s + v);
                         },
                     );
                 },
@@ -185,7 +185,7 @@ impl OutgoingRows<'_> {
                             Some(Values::F32(before)) => times_derivative(values, &before[row * width..][..width]),
                             Some(Values::Bf16(before)) => times_derivative(values, &before[row * width..][..width]),
                         }
-                        sums.iter_mut().zip(&values[..]).for_each(|(s, v)| *s += v);
+                        combine(sums, values, |s, v| s + v);
                         // SAFETY: the caller's promise.
                         unsafe { out.put(first + row - block.start, 0, values) };
                     }
@@ -216,7 +216,7 @@ impl OutgoingRows<'_> {
                     Values::F32(before) => activate(values, &before[place..][..PANEL], activated),
                     Values::Bf16(before) => activate(values, &before[place..][..PANEL], activated),
                 }
-                sums.iter_mut().zip(&values[..]).for_each(|(s, v)| *s += v);
+                combine(sums, values, |s, v| s + v);
                 // SAFETY: the caller's promise.
                 unsafe { out.put(row + i - block.start, column, values) };
             }
@@ -231,12 +231,12 @@ impl OutgoingRows<'_> {
 
 #[inline(always)]
 fn load<T: Number>(out: &mut [f32], values: &[T]) {
-    out.iter_mut().zip(values).for_each(|(o, v)| *o = v.single());
+    combine(out, values, |_, v| v.single());
 }
 
 #[inline(always)]
 fn times_derivative<T: Number>(values: &mut [f32], before: &[T]) {
-    values.iter_mut().zip(before).for_each(|(d, x)| *d *= gelu_and_derivative(x.single()).1);
+    combine(values, before, |d, x| d * gelu_and_derivative(x.single()).1);
 }
 
 /// values *= gelu'(before), activated = gelu(before)

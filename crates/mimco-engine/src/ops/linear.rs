@@ -10,7 +10,7 @@ use super::store::Rows;
 use super::{Activation, DropPath, Layer, Norm, check_offsets};
 use crate::cpu::product::{Operand, PANEL, Panels, in_blocks, product, product_serial};
 use crate::cpu::threads::Parts;
-use crate::cpu::vector::{gelu, wide};
+use crate::cpu::vector::{combine, gelu, wide};
 use crate::{Parameters, Tape, Tensor, Var};
 
 impl Tape<'_> {
@@ -287,7 +287,7 @@ impl Layer {
             |row, column, values: &mut [f32]| {
                 let r = &residual.data()[(first + row) * width + column..][..values.len()];
                 let s = drop_path.map_or(1.0, |drop| drop.scale_of_row(first + row));
-                values.iter_mut().zip(r).for_each(|(y, r)| *y = s.mul_add(*y, *r));
+                combine(values, r, |y, r| s.mul_add(y, r));
                 // SAFETY: the caller owns these rows.
                 unsafe { y.put(first + row, column, values) };
             },
