@@ -35,8 +35,8 @@ fn with_bf16<R>(work: impl FnOnce() -> R) -> R {
 /// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
 const LANES: usize = 16;
 
-/// values[i] = f(values[i], others[i]), sixteen at a time. They go through copies, so that the compiler need not ask whether the slices overlap;
-/// where it knows their length it would else take the loop apart.
+/// values[i] = f(values[i], others[i]), sixteen at a time, for a row of a tile, whose length the compiler knows. They go through copies, so that it
+/// need not ask whether the slices overlap, and makes vectors of them; of longer slices it does so with plain loops alone.
 #[inline(always)]
 pub fn combine<T: Number>(values: &mut [f32], others: &[T], f: impl Fn(f32, T) -> f32) {
     assert_eq!(values.len(), others.len(), "slices of one length");
@@ -145,7 +145,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 pub fn add(a: &mut [f32], b: &[f32]) {
     wide(
         #[inline(always)]
-        || combine(a, b, |a, b| a + b),
+        || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
     );
 }
 
@@ -153,7 +153,7 @@ pub fn add(a: &mut [f32], b: &[f32]) {
 pub fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
     wide(
         #[inline(always)]
-        || combine(a, b, |a, b| b.mul_add(s, a)),
+        || a.iter_mut().zip(b).for_each(|(a, b)| *a = b.mul_add(s, *a)),
     );
 }
 

@@ -185,7 +185,7 @@ impl OutgoingRows<'_> {
                             Some(Values::F32(before)) => times_derivative(values, &before[row * width..][..width]),
                             Some(Values::Bf16(before)) => times_derivative(values, &before[row * width..][..width]),
                         }
-                        combine(sums, values, |s, v| s + v);
+                        sums.iter_mut().zip(&values[..]).for_each(|(s, v)| *s += v);
                         // SAFETY: the caller's promise.
                         unsafe { out.put(first + row - block.start, 0, values) };
                     }
@@ -231,12 +231,12 @@ impl OutgoingRows<'_> {
 
 #[inline(always)]
 fn load<T: Number>(out: &mut [f32], values: &[T]) {
-    combine(out, values, |_, v| v.single());
+    out.iter_mut().zip(values).for_each(|(o, v)| *o = v.single());
 }
 
 #[inline(always)]
 fn times_derivative<T: Number>(values: &mut [f32], before: &[T]) {
-    combine(values, before, |d, x| d * gelu_and_derivative(x.single()).1);
+    values.iter_mut().zip(before).for_each(|(d, x)| *d *= gelu_and_derivative(x.single()).1);
 }
 
 /// values *= gelu'(before), activated = gelu(before)

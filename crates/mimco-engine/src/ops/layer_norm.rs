@@ -4,7 +4,7 @@ use super::store::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
 use crate::cpu::product::{PanelRows, in_blocks};
 use crate::cpu::threads::Parts;
-use crate::cpu::vector::{combine, sum_by, wide};
+use crate::cpu::vector::{sum_by, wide};
 use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};
 use std::ops::Range;
 
@@ -164,7 +164,7 @@ fn backward_row(
         db[i] += dy[i];
     }
     if let Some(base) = base {
-        combine(dx, base, |dx, base| dx + base);
+        dx.iter_mut().zip(base).for_each(|(dx, base)| *dx += base);
     }
 }
 
