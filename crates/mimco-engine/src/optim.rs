@@ -8,6 +8,11 @@ use crate::cpu::vector::{sum_by, wide};
 /// Elements a block.
 const BLOCK: usize = 16 * 1024;
 
+/// Zeros, before a step adds to its gradients.
+pub fn clear(gradients: &mut [f32]) {
+    for_each_chunk(gradients, BLOCK, |_, part| part.fill(0.0));
+}
+
 /// Euclidean norm of a flat gradient; not finite where any element is not.
 pub fn gradient_norm(gradients: &[f32]) -> f32 {
     let mut sums = vec![0.0f64; gradients.len().div_ceil(BLOCK)];

@@ -3,7 +3,7 @@
 use crate::cpu::buffer::Buffer;
 use crate::cpu::product::{Operand, Panels, Precision, Values};
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A parameter's place in the table of its [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,20 @@ pub struct Entry {
 }
 
 /// Named parameters in one flat buffer. Gradients and moments are buffers of the same length.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub struct Parameters {
     entries: Vec<Entry>,
     values: Option<Buffer>,
     len: usize,
     precision: Precision,
-    packed: Vec<OnceLock<Panels>>,
+    packed: Mutex<Vec<Option<Arc<Panels>>>>,
+}
+
+impl Clone for Parameters {
+    fn clone(&self) -> Parameters {
+        let packed = Mutex::default(); // each packs its own
+        Parameters { entries: self.entries.clone(), values: self.values.clone(), len: self.len, precision: self.precision, packed }
+    }
 }
 
 impl Parameters {
@@ -96,9 +103,12 @@ impl Parameters {
         self.unpack();
     }
 
-    /// A parameter [outputs, ...], a matrix W with a row an output, packed as the right factor of x Wᵀ; once for as long as nothing changes.
-    pub fn panels(&self, id: ParameterId) -> &Panels {
-        self.packed[id.0].get_or_init(|| Panels::of_transpose(self.matrix(id), self.precision))
+    /// A parameter [outputs, ...], a matrix W with a row an output, packed as the right factor of x Wᵀ; once for as long as nothing
+    /// changes.
+    pub fn panels(&self, id: ParameterId) -> Arc<Panels> {
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.resize(self.entries.len(), None);
+        packed[id.0].get_or_insert_with(|| Arc::new(Panels::of_transpose(self.matrix(id), self.precision))).clone()
     }
 
     /// The same, not packed.
@@ -109,8 +119,7 @@ impl Parameters {
 
     /// Forgets what was packed; whoever may change elements calls it.
     fn unpack(&mut self) {
-        self.packed.clear();
-        self.packed.resize_with(self.entries.len(), OnceLock::new);
+        self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// A parameter's elements, to write.

@@ -1,8 +1,10 @@
 //! The tape: operators in the order they ran, each with what its backward pass needs.
 
+use crate::cpu::product::Panels;
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector;
 use crate::{ParameterId, Parameters, Precision, Tensor};
+use std::sync::Arc;
 
 /// A value on a tape. Without a node no gradient flows into it.
 #[derive(Clone)]
@@ -37,17 +39,19 @@ pub struct Tape<'a> {
     /// `None` for leaves.
     nodes: Vec<Option<Backward<'a>>>,
     recording: bool,
+    /// Whether packed weights are kept for the next pass.
+    keeps_packed: bool,
 }
 
 impl<'a> Tape<'a> {
     /// A tape that records, for training.
     pub fn recording(parameters: &'a Parameters) -> Tape<'a> {
-        Tape { parameters, nodes: Vec::new(), recording: true }
+        Tape { parameters, nodes: Vec::new(), recording: true, keeps_packed: false }
     }
 
-    /// A tape that keeps nothing, for inference.
+    /// A tape that keeps nothing, for inference: only the weights stay packed, since the next pass often finds them as they are.
     pub fn inference(parameters: &'a Parameters) -> Tape<'a> {
-        Tape { parameters, nodes: Vec::new(), recording: false }
+        Tape { parameters, nodes: Vec::new(), recording: false, keeps_packed: true }
     }
 
     /// The parameters that the operators read.
@@ -58,6 +62,15 @@ impl<'a> Tape<'a> {
     /// What the parameters' products are worked out in, and activations kept in.
     pub fn precision(&self) -> Precision {
         self.parameters.precision()
+    }
+
+    /// A matrix W with a row an output as the right factor of x Wᵀ. In training it changes with every step, and is packed when it is asked for.
+    pub(crate) fn packed(&self, weight: ParameterId) -> Arc<Panels> {
+        if self.keeps_packed {
+            self.parameters.panels(weight)
+        } else {
+            Arc::new(Panels::of_transpose(self.parameters.matrix(weight), self.precision()))
+        }
     }
 
     /// A value whose gradient [`Tape::backward`] returns.
@@ -100,7 +113,7 @@ impl<'a> Tape<'a> {
             return part(self, input);
         }
         let parameters = self.parameters;
-        let output = part(&mut Tape::inference(parameters), &Var::constant(input.value.clone())).value;
+        let output = part(&mut Tape { keeps_packed: false, ..Tape::inference(parameters) }, &Var::constant(input.value.clone())).value;
         let input = input.clone();
         self.record(output, move |gradient, pass| {
             let mut tape = Tape::recording(parameters);

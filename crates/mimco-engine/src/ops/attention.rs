@@ -206,7 +206,8 @@ impl<'a> Head<'a> {
                     || {
                         for (sheet, column) in (0..len).step_by(PANEL).map(|column| (column / PANEL * sheet, column)) {
                             for i in (0..count).step_by(2) {
-                                let pair = |sheets: &Buffer| [0, 1].map(|j| <[f32; PANEL]>::try_from(&sheets[sheet + (i + j) * PANEL..][..PANEL]));
+                                let pair =
+                                    |sheets: &Buffer| [0, 1].map(|j| <[f32; PANEL]>::try_from(&sheets[sheet + (i + j) * PANEL..][..PANEL]));
                                 let ([Ok(p0), Ok(p1)], [Ok(d0), Ok(d1)]) = (pair(&scores.sheets), pair(&dscores.sheets)) else { continue };
                                 // SAFETY: this thread's own panels; pairs of rows one after the other.
                                 unsafe {

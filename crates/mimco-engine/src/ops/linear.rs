@@ -24,7 +24,7 @@ impl Tape<'_> {
         let (mut y, mut before) = (stale(), (wants && activation == Activation::Gelu).then(stale));
         {
             let (y, before) = (Rows::of(&mut y), before.as_mut().map(Rows::of));
-            product(x.value.operand(), parameters.panels(layer.weight), |tile| {
+            product(x.value.operand(), &self.packed(layer.weight), |tile| {
                 layer.finish(
                     parameters,
                     tile,
@@ -82,7 +82,7 @@ impl Tape<'_> {
         let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
         assert_eq!(inputs, x.value.width(), "{}: width", parameters.entry(layer.weight).name);
         let (mut y, mut statistics) = (Tensor::stale_in(precision, [rows, outputs]), Tensor::stale([rows, 2]));
-        let w = parameters.panels(layer.weight);
+        let w = self.packed(layer.weight);
         {
             let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
             in_blocks(rows, inputs, |block| {
@@ -90,7 +90,7 @@ impl Tape<'_> {
                 norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics);
                 layer.forward(
                     parameters,
-                    w,
+                    &w,
                     first_rows(&normal, block.len()),
                     #[inline(always)]
                     |row, column, values| {
@@ -122,7 +122,6 @@ impl Tape<'_> {
                         // SAFETY: this block's rows.
                         unsafe { out.put_tile(0, &mut tile) };
                     });
-                    drop(out);
                     back.rows(block, dnormal.data(), Some(&normal));
                 });
             }
@@ -136,13 +135,16 @@ impl Tape<'_> {
     pub fn linear_residual(&mut self, residual: &Var, x: &Var, layer: Layer, drop_path: Option<DropPath>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
         let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
-        assert!(inputs == x.value.width() && [rows, outputs] == [residual.value.rows(), residual.value.width()], "a branch of another size");
+        assert!(
+            inputs == x.value.width() && [rows, outputs] == [residual.value.rows(), residual.value.width()],
+            "a branch of another size"
+        );
         let mut y = Tensor::stale(residual.value.dims());
-        let w = parameters.panels(layer.weight);
+        let w = self.packed(layer.weight);
         {
             let y = Rows::of(&mut y);
             in_blocks(rows, inputs, |block| {
-                layer.onto(parameters, w, &residual.value, rows_of(&x.value, block.clone()), block.start, drop_path.as_ref(), &y);
+                layer.onto(parameters, &w, &residual.value, rows_of(&x.value, block.clone()), block.start, drop_path.as_ref(), &y);
             });
         }
         let [weight, bias] = layer.parameters();
@@ -184,7 +186,7 @@ impl Tape<'_> {
         let wants = self.wants_gradient(&[x], &trained);
         let [mut y, mut statistics] = [Tensor::stale(x.value.dims()), Tensor::stale([rows, 2])];
         let mut before = wants.then(|| Tensor::stale_in(precision, [inner.div_ceil(PANEL) * rows, PANEL]));
-        let [w1, w2] = [first, second].map(|layer| parameters.panels(layer.weight));
+        let [w1, w2] = [first, second].map(|layer| self.packed(layer.weight));
         {
             let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
             let before = before.as_mut().map(Rows::of);
@@ -195,7 +197,7 @@ impl Tape<'_> {
                 let out = Rows::of(&mut hidden);
                 first.forward(
                     parameters,
-                    w1,
+                    &w1,
                     first_rows(&normal, block.len()),
                     #[inline(always)]
                     |row, column, values| {
@@ -209,8 +211,7 @@ impl Tape<'_> {
                         }
                     },
                 );
-                drop(out);
-                second.onto(parameters, w2, &x.value, first_rows(&hidden, block.len()), block.start, drop_path.as_ref(), &y);
+                second.onto(parameters, &w2, &x.value, first_rows(&hidden, block.len()), block.start, drop_path.as_ref(), &y);
             });
         }
         let (true, Some(before)) = (wants, before) else { return Var::constant(y) };
@@ -237,14 +238,14 @@ impl Tape<'_> {
                             || unsafe { dbefore.through_gelu(&block, &mut tile, &before, &hidden, &out) },
                         );
                     });
-                    drop((out, branch_rows));
+                    drop(branch_rows);
                     let mut dnormal = Tensor::stale([count, width]);
                     let out = Rows::of(&mut dnormal);
                     product_serial(first_rows(&dbefore_rows, count), &w1, |mut tile| {
                         // SAFETY: this block's rows.
                         unsafe { out.put_tile(0, &mut tile) };
                     });
-                    drop((out, dbefore_rows));
+                    drop(dbefore_rows);
                     back.rows(block, dnormal.data(), Some(&normal));
                 });
             }

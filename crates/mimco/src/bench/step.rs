@@ -10,7 +10,7 @@ use crate::models::arch::Arch;
 use crate::models::vit::{Forward, Position, Start, Vit, VitConfig};
 use crate::settings::{Config, MethodName, Mimco as MimcoSettings, MocoV3 as MocoV3Settings, Precision};
 use mimco_data::random::{Purpose, keyed, unit};
-use mimco_engine::optim::{Optimizer, Rule};
+use mimco_engine::optim::{Optimizer, Rule, clear};
 use mimco_engine::{Parameters, Tape, Tensor};
 use serde::Serialize;
 
@@ -169,7 +169,7 @@ impl Work {
     fn run(&mut self) {
         const RATE: f32 = 1e-4;
         let (clock, gradients) = (self.clock, &mut self.gradients);
-        gradients.fill(0.0);
+        clear(gradients);
         match &mut self.kind {
             Kind::Forward { vit, parameters, images } => {
                 vit.forward(&mut Tape::inference(parameters), images, &Forward::default());

@@ -12,7 +12,7 @@ use crate::methods::{Clock, Figures, Method};
 use crate::settings::Config;
 use mimco_data::loader::{Batch, Loader};
 use mimco_engine::cpu::buffer::Buffer;
-use mimco_engine::optim::{Optimizer, clip_factor, gradient_norm};
+use mimco_engine::optim::{Optimizer, clear, clip_factor, gradient_norm};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -92,7 +92,7 @@ impl Training<'_> {
             let mut batches = self.loader.epoch(progress.epoch, progress.batch as usize);
             while progress.batch < self.steps_per_epoch() * self.config.train.accumulate as u64 {
                 let clock = Clock { step: progress.step, draw: 0, total, epoch: progress.epoch, seed: self.config.seed };
-                gradients.fill(0.0);
+                clear(&mut gradients);
                 let mut figures = Figures::new();
                 let share = 1.0 / self.config.train.accumulate as f32;
                 for part in 0..self.config.train.accumulate as u64 {

@@ -57,7 +57,11 @@ impl Panels {
             if transposed { (0..slabs).for_each(|s| slab(i, s)) } else { (0..count).for_each(|panel| slab(panel, i)) }
         };
         let blocks = if transposed { count } else { slabs };
-        if in_parallel { parallel(blocks, work) } else { (0..blocks).for_each(work) }
+        if in_parallel {
+            parallel(blocks, work)
+        } else {
+            (0..blocks).for_each(work)
+        }
         panels
     }
 

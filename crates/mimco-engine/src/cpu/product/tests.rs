@@ -82,8 +82,18 @@ fn check(kernel: Kernel, precision: Precision, a: &Factor, b: &Factor, pass: usi
 }
 
 fn check_all(kernel: Kernel) {
-    for (m, k, n) in [(1, 1, 1), (3, 5, 7), (17, 32, 33), (33, 65, 31), (48, 64, 64), (70, 40, 129), (40, 0, 3), (16, 33, 32), (8, 96, 16), (50, 900, 40)]
-    {
+    for (m, k, n) in [
+        (1, 1, 1),
+        (3, 5, 7),
+        (17, 32, 33),
+        (33, 65, 31),
+        (48, 64, 64),
+        (70, 40, 129),
+        (40, 0, 3),
+        (16, 33, 32),
+        (8, 96, 16),
+        (50, 900, 40),
+    ] {
         for precision in [Precision::F32, Precision::Bf16] {
             for bits in 0..16 {
                 let flag = |bit: usize| bits >> bit & 1 == 1;
