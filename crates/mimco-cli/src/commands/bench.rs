@@ -36,7 +36,7 @@ fn time_step(args: BenchStep) -> anyhow::Result<Done> {
         return done(output::json(&serde_json::json!({
             "stack": concat!("mimco ", env!("CARGO_PKG_VERSION")), "model": arch, "step": name, "precision": precision, "batch": args.batch,
             "threads": threads(), "img_per_s": timed.images.median, "best_img_per_s": timed.images.best, "peak_mib": timed.peak_mib,
-            "mfu": timed.mfu, "page_faults_per_step": timed.page_faults_per_step,
+            "mfu": timed.mfu, "kernel": precision.engine().kernel(), "page_faults_per_step": timed.page_faults_per_step,
         })));
     }
     let peak = timed.peak_mib.map_or(String::new(), |mib| format!(", {mib:.0} MiB at most"));
@@ -56,7 +56,9 @@ fn time_products(args: BenchGemm) -> anyhow::Result<Done> {
     let timed: Vec<products::Product> =
         args.shapes.iter().map(|&shape| products::time(shape, precision.engine(), args.repeats as usize)).collect();
     if args.common.json {
-        return done(output::json(&serde_json::json!({ "precision": precision, "threads": threads(), "products": timed })));
+        return done(output::json(&serde_json::json!({
+            "precision": precision, "kernel": precision.engine().kernel(), "threads": threads(), "products": timed,
+        })));
     }
     for product in timed {
         let [rows, inner, columns] = product.shape;

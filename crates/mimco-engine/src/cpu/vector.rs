@@ -35,6 +35,20 @@ fn with_bf16<R>(work: impl FnOnce() -> R) -> R {
 /// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
 const LANES: usize = 16;
 
+/// Asks for the cache lines of what follows a part of a row, as many bytes as it has, to write to them soon: the next tile's part, which is on its
+/// way while that tile is worked out. The rows lie too far apart for the processor to guess.
+#[inline(always)]
+pub fn prefetch_behind<T>(part: &[T]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of_val(part)).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
+        // SAFETY: the instruction touches no memory and never faults, wherever the address points.
+        unsafe { _mm_prefetch::<_MM_HINT_ET0>(part.as_ptr_range().end.cast::<i8>().wrapping_add(line)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = part;
+}
+
 /// values[i] = f(values[i], others[i]), sixteen at a time, for a row of a tile, whose length the compiler knows. They go through copies, so that it
 /// need not ask whether the slices overlap, and makes vectors of them; of longer slices it does so with plain loops alone.
 #[inline(always)]

@@ -3,7 +3,7 @@
 use crate::cpu::number::Number;
 use crate::cpu::product::{PANEL, Tile};
 use crate::cpu::threads::Parts;
-use crate::cpu::vector::{add, wide};
+use crate::cpu::vector::{add, prefetch_behind, wide};
 use crate::tensor::{Tensor, ValuesMut};
 
 /// The rows of a tensor.
@@ -57,8 +57,16 @@ impl<'a> Rows<'a> {
         unsafe {
             match (&self.values, <&[f32; PANEL]>::try_from(values)) {
                 // The width of a tile is known when this is compiled, and takes no call.
-                (Either::F32(parts), Ok(values)) => f32::store(parts.part(start, PANEL), values),
-                (Either::Bf16(parts), Ok(values)) => u16::store(parts.part(start, PANEL), values),
+                (Either::F32(parts), Ok(values)) => {
+                    let out = parts.part(start, PANEL);
+                    f32::store(out, values);
+                    prefetch_behind(out);
+                }
+                (Either::Bf16(parts), Ok(values)) => {
+                    let out = parts.part(start, PANEL);
+                    u16::store(out, values);
+                    prefetch_behind(out);
+                }
                 (Either::F32(parts), Err(_)) => f32::store(parts.part(start, values.len()), values),
                 (Either::Bf16(parts), Err(_)) => u16::store(parts.part(start, values.len()), values),
             }

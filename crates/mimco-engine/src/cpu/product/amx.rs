@@ -59,9 +59,9 @@ fn configure() {
     }
 }
 
-/// Steps of 16 words that one turn over the rows takes: 24 KiB of the panel, which stay in the first-level cache beside the sums while the rows'
-/// words come from the second.
-const STEPS: usize = 12;
+/// Most steps of 16 words that one turn over the rows takes: 16 KiB of the panel, which must stay in the first-level cache while as much of 32 rows
+/// comes from the second and 4 KiB of sums come and go.
+const STEPS: usize = 8;
 
 /// product [rows, 32] = the strips' rows times the panel; `rows` rounded up to whole tiles are written.
 pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &mut [f32]) {
@@ -71,8 +71,10 @@ pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &m
     }
     assert_eq!(strips.inner, 1, "tiles lie row by row");
     configure();
-    for first_step in (0..steps).step_by(STEPS) {
-        let (part, panel) = (STEPS.min(steps - first_step), &panel[first_step * SIDE * PANEL..]);
+    let turns = steps.div_ceil(STEPS);
+    for turn in 0..turns {
+        let (first_step, end) = (steps * turn / turns, steps * (turn + 1) / turns);
+        let (part, panel) = (end - first_step, &panel[first_step * SIDE * PANEL..]);
         let words = |strip: usize| strips.from(strip, steps * SIDE)[first_step * strips.tile..].as_ptr();
         for (pair, product) in product.chunks_mut(2 * SIDE * PANEL).enumerate().take(rows.div_ceil(2 * SIDE)) {
             let whole = rows > (2 * pair + 1) * SIDE && product.len() == 2 * SIDE * PANEL;

@@ -30,6 +30,15 @@ impl Kernel {
         })
     }
 
+    /// What bench figures call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kernel::Amx => "amx",
+            Kernel::Avx512 => "avx512_bf16",
+            Kernel::Portable => "portable",
+        }
+    }
+
     /// A product of 48 rows, 96 inner places and 40 columns.
     fn sample(self) -> Vec<f32> {
         let (m, k, n) = (48, 96, 40);

@@ -55,6 +55,11 @@ impl Precision {
         if Kernel::best() == Kernel::Portable { Precision::F32 } else { Precision::Bf16 }
     }
 
+    /// What multiplies on this machine: `amx` or `avx512_bf16` where there is such an instruction, `portable` loops on the widest vectors else.
+    pub fn kernel(self) -> &'static str {
+        if self == Precision::Bf16 { Kernel::best().name() } else { Kernel::Portable.name() }
+    }
+
     /// Numbers in a word.
     fn per_word(self) -> usize {
         words::per_word(self == Precision::Bf16)
