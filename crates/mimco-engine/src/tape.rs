@@ -139,9 +139,9 @@ impl<'p> Backpass<'p> {
         self.parameters.get(id)
     }
 
-    /// The parameters, for their packed forms.
-    pub fn parameters(&self) -> &'p Parameters {
-        self.parameters
+    /// What products are worked out in.
+    pub fn precision(&self) -> Precision {
+        self.parameters.precision()
     }
 
     /// A parameter's gradient, to add to; `None` where the parameter is not trained.

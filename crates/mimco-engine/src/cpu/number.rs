@@ -10,8 +10,6 @@ pub trait Number: bytemuck::Pod + Send + Sync {
     fn single(self) -> f32;
     /// Nearest bf16.
     fn half(self) -> u16;
-    /// The nearest number of this kind.
-    fn of(x: f32) -> Self;
     /// Numbers of this kind nearest to `values`, as many.
     fn store(out: &mut [Self], values: &[f32]);
     /// The elements in either precision.
@@ -28,10 +26,6 @@ impl Number for f32 {
     #[inline(always)]
     fn half(self) -> u16 {
         to_bf16(self)
-    }
-    #[inline(always)]
-    fn of(x: f32) -> f32 {
-        x
     }
     #[inline(always)]
     fn store(out: &mut [f32], values: &[f32]) {
@@ -57,10 +51,6 @@ impl Number for u16 {
     #[inline(always)]
     fn half(self) -> u16 {
         self
-    }
-    #[inline(always)]
-    fn of(x: f32) -> u16 {
-        to_bf16(x)
     }
     #[inline(always)]
     fn store(out: &mut [u16], values: &[f32]) {

@@ -16,7 +16,7 @@ use crate::{Tape, Tensor, Var};
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Query tokens at a time: their scores stay in the first-level cache.
+/// Query tokens at a time: few enough for their scores to stay in the first-level cache, or close to it where an image has many tokens.
 const ROWS: usize = 32;
 
 impl Tape<'_> {
@@ -72,7 +72,10 @@ fn for_each_head(qkv: &Tensor, precision: Precision, offsets: &[usize], heads: u
     let width = qkv.width() / 3;
     parallel(offsets.len() - 1, |image| {
         let (row, tokens) = (offsets[image], offsets[image + 1] - offsets[image]);
-        for index in 0..if tokens == 0 { 0 } else { heads } {
+        if tokens == 0 {
+            return;
+        }
+        for index in 0..heads {
             work(Head { qkv: qkv.values(), precision, width, row, tokens, index, heads });
         }
     });
@@ -206,9 +209,8 @@ impl<'a> Head<'a> {
                     || {
                         for (sheet, column) in (0..len).step_by(PANEL).map(|column| (column / PANEL * sheet, column)) {
                             for i in (0..count).step_by(2) {
-                                let pair =
-                                    |sheets: &Buffer| [0, 1].map(|j| <[f32; PANEL]>::try_from(&sheets[sheet + (i + j) * PANEL..][..PANEL]));
-                                let ([Ok(p0), Ok(p1)], [Ok(d0), Ok(d1)]) = (pair(&scores.sheets), pair(&dscores.sheets)) else { continue };
+                                let pair = |sheets: &Buffer| [0, 1].map(|j| sheets[sheet + (i + j) * PANEL..].as_chunks::<PANEL>().0[0]);
+                                let ([p0, p1], [d0, d1]) = (pair(&scores.sheets), pair(&dscores.sheets));
                                 // SAFETY: this thread's own panels; pairs of rows one after the other.
                                 unsafe {
                                     p.put(tokens.start + i, column, &p0, &p1);

@@ -93,13 +93,14 @@ impl Layer {
         });
     }
 
-    /// dW += dyᵀ x.
-    pub(super) fn weight_gradient(&self, pass: &mut Backpass<'_>, dy: &Panels, x: &Panels) {
+    /// dW += dyᵀ x, where W is trained.
+    pub(super) fn weight_gradient(&self, pass: &mut Backpass<'_>, dy: &Panels, x: impl FnOnce() -> Panels) {
         let Some(dw) = pass.gradient(self.weight) else { return };
+        let x = x();
         let inputs = x.columns();
         assert_eq!(dw.len(), dy.columns() * inputs, "a gradient of another size");
         let dw = Parts::new(dw);
-        product_in_parts(Left::Columns(dy), x, |mut tile| {
+        product_in_parts(Left::Columns(dy), &x, |mut tile| {
             wide(
                 #[inline(always)]
                 || {
@@ -203,12 +204,12 @@ impl OutgoingRows<'_> {
     /// Nobody else may be at the same rows and columns of the block, which begins at a multiple of 32.
     #[inline(always)]
     pub unsafe fn through_gelu(&self, block: &Range<usize>, tile: &mut Tile<'_>, before: &Tensor, hidden: &PanelRows<'_>, out: &Rows<'_>) {
-        let (column, columns) = (tile.column, tile.columns);
+        let (first, column, columns) = (tile.row, tile.column, tile.columns);
         let rows = before.rows() / self.width.div_ceil(PANEL);
         // SAFETY: the caller's promise.
         let sums = unsafe { self.sums.of_rows(block.start, column, columns) };
         for (i, mut pair) in tile.pairs().enumerate() {
-            let row = block.start + 2 * i;
+            let row = block.start + first + 2 * i;
             let mut activated = [[0.0; PANEL]; 2];
             for (i, (values, activated)) in pair.iter_mut().zip(&mut activated).enumerate().filter(|(_, (values, _))| !values.is_empty()) {
                 let place = (column / PANEL * rows + row + i) * PANEL;

@@ -2,7 +2,7 @@
 
 use super::store::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
-use crate::cpu::product::{PanelRows, in_blocks};
+use crate::cpu::product::{PanelRows, Precision, in_blocks};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{sum_by, wide};
 use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};
@@ -27,7 +27,10 @@ impl Tape<'_> {
         let [mut y, mut statistics] = [Tensor::stale(x.value.dims()), Tensor::stale([rows, 2])];
         {
             let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
-            in_blocks(rows, width, |block| norm.forward(parameters, &x.value, block.clone(), &y, block.start, &statistics));
+            in_blocks(rows, width, Precision::F32, |block| {
+                // SAFETY: a block owns its rows.
+                unsafe { norm.forward(parameters, &x.value, block.clone(), &y, block.start, &statistics) };
+            });
         }
         if !self.wants_gradient(&[x], &[norm.weight, norm.bias]) {
             return Var::constant(y);
@@ -35,9 +38,10 @@ impl Tape<'_> {
         let x = x.clone();
         self.record(y, move |dy, pass| {
             let base = pass.take(x.node());
-            Backward::new(norm, parameters, &x, &statistics, base).run(pass, |back, block| {
+            Backward::new(norm, parameters, &x, &statistics, base).run(pass, width, |back, block| {
                 let dy = &dy.data()[block.start * width..block.end * width];
-                back.rows(block, dy, None);
+                // SAFETY: a block owns its rows.
+                unsafe { back.rows(block, dy, None) };
             });
         })
     }
@@ -45,7 +49,10 @@ impl Tape<'_> {
 
 impl Norm {
     /// norm(x) for some rows, put into y from row `first` on; `statistics` [rows, 2] gets mean and 1/deviation of each.
-    pub(super) fn forward(
+    ///
+    /// # Safety
+    /// Nobody else may be at the same rows.
+    pub(super) unsafe fn forward(
         &self,
         parameters: &Parameters,
         x: &Tensor,
@@ -56,7 +63,8 @@ impl Norm {
     ) {
         let (w, b) = (parameters.get(self.weight), parameters.get(self.bias));
         assert!(w.len() == x.width() && b.len() == x.width(), "{}: width", parameters.entry(self.weight).name);
-        normalise(x, self.eps, Some((w, b)), rows, y, first, statistics);
+        // SAFETY: the caller's promise.
+        unsafe { normalise(x, self.eps, Some((w, b)), rows, y, first, statistics) };
     }
 }
 
@@ -84,15 +92,15 @@ impl<'a> Backward<'a> {
         Backward { norm, x, statistics, weight: parameters.get(norm.weight), bias: parameters.get(norm.bias), base }
     }
 
-    /// Runs `work` on every block of rows and adds to the gradients of weight, bias and x.
-    pub fn run(self, pass: &mut Backpass<'_>, work: impl Fn(&BackwardRows<'_>, Range<usize>) + Sync) {
+    /// Runs `work` on every block of rows and adds to the gradients of weight, bias and x; `widest` of what a block works out.
+    pub fn run(self, pass: &mut Backpass<'_>, widest: usize, work: impl Fn(&BackwardRows<'_>, Range<usize>) + Sync) {
         let (rows, width) = (self.x.value.rows(), self.x.value.width());
         let [mut dweight, mut dbias] = [0, 1].map(|_| ColumnSums::new(rows, width));
         let mut dx = Tensor::stale(self.x.value.dims());
         {
             let (dweight, dbias) = (dweight.parts(), dbias.parts());
             let back = BackwardRows { of: &self, dx: Parts::new(dx.data_mut()), dweight, dbias };
-            in_blocks(rows, width, |block| work(&back, block));
+            in_blocks(rows, widest, pass.precision(), |block| work(&back, block));
         }
         for (id, sums) in [(self.norm.weight, dweight), (self.norm.bias, dbias)] {
             if let Some(gradient) = pass.gradient(id) {
@@ -105,11 +113,14 @@ impl<'a> Backward<'a> {
 
 impl BackwardRows<'_> {
     /// A block's rows: their dy is all that is given. norm(x) is worked out again for whoever wants it in `panels`.
-    pub fn rows(&self, block: Range<usize>, dy: &[f32], panels: Option<&PanelRows<'_>>) {
+    ///
+    /// # Safety
+    /// Nobody else may be at the same rows, which begin at a multiple of 32.
+    pub unsafe fn rows(&self, block: Range<usize>, dy: &[f32], panels: Option<&PanelRows<'_>>) {
         let width = self.of.weight.len();
         let mut g = Buffer::stale(width);
         let mut normals = [Buffer::stale(width), Buffer::stale(width)];
-        // SAFETY: a block owns its rows and their sums.
+        // SAFETY: the caller's promise.
         let (dw, db) = unsafe { (self.dweight.of_rows(block.start, 0, width), self.dbias.of_rows(block.start, 0, width)) };
         for first in block.clone().step_by(2) {
             wide(
@@ -128,7 +139,7 @@ impl BackwardRows<'_> {
                         backward_row(x, dy, self.of.weight, statistics, base, &mut g, dx, dw, db);
                     }
                     if let Some(panels) = panels {
-                        // SAFETY: a block owns its rows, an even number but for the last.
+                        // SAFETY: as above.
                         unsafe { panels.put(first, 0, &normals[0], &normals[1]) };
                     }
                 },
@@ -178,7 +189,10 @@ fn affine(x: &[f32], (mean, scale): (f32, f32), weight: &[f32], bias: &[f32], y:
 
 /// y = (x - mean) / deviation for some rows, times weight plus bias where they are given, put into y from row `first` on; `statistics` [rows, 2]
 /// gets mean and 1/deviation.
-fn normalise(
+///
+/// # Safety
+/// Nobody else may be at the same rows.
+unsafe fn normalise(
     x: &Tensor,
     eps: f32,
     weight_and_bias: Option<(&[f32], &[f32])>,
@@ -191,7 +205,7 @@ fn normalise(
     let mut normal = Buffer::stale(width);
     for (i, row) in rows.enumerate() {
         let x = &x.data()[row * width..][..width];
-        // SAFETY: a block owns its rows.
+        // SAFETY: the caller's promise.
         let statistics = unsafe { statistics.part(2 * row, 2) };
         wide(
             #[inline(always)]
@@ -216,7 +230,10 @@ pub fn layer_norm_plain(x: &Tensor, eps: f32) -> Tensor {
     let [mut y, mut statistics] = [Tensor::stale(x.dims()), Tensor::stale([x.rows(), 2])];
     {
         let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
-        in_blocks(x.rows(), x.width(), |block| normalise(x, eps, None, block.clone(), &y, block.start, &statistics));
+        in_blocks(x.rows(), x.width(), Precision::F32, |block| {
+            // SAFETY: a block owns its rows.
+            unsafe { normalise(x, eps, None, block.clone(), &y, block.start, &statistics) };
+        });
     }
     y
 }

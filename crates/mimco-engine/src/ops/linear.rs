@@ -53,14 +53,14 @@ impl Tape<'_> {
             let mut dy_rows = stale_rows(precision, rows, outputs);
             {
                 let (outgoing, out) = (outgoing.rows_mut(), Rows::of(&mut dy_rows));
-                in_blocks(rows, outputs, |block| {
+                in_blocks(rows, outputs, precision, |block| {
                     let first = block.start;
                     // SAFETY: a block owns its rows.
                     unsafe { outgoing.of(block, &dy, None, before.as_ref(), (&out, first)) };
                 });
             }
             layer.bias_gradient(pass, &outgoing.sums);
-            layer.weight_gradient(pass, &outgoing.panels, &Panels::new(x.value.operand(), precision));
+            layer.weight_gradient(pass, &outgoing.panels, || Panels::new(x.value.operand(), precision));
             if x.node().is_some() {
                 let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
                 {
@@ -85,9 +85,10 @@ impl Tape<'_> {
         let w = self.packed(layer.weight);
         {
             let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
-            in_blocks(rows, inputs, |block| {
+            in_blocks(rows, outputs, precision, |block| {
                 let mut normal = stale_rows(precision, block.len(), inputs);
-                norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics);
+                // SAFETY: a block owns its rows.
+                unsafe { norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics) };
                 layer.forward(
                     parameters,
                     &w,
@@ -112,7 +113,7 @@ impl Tape<'_> {
             {
                 let (outgoing, normal) = (outgoing.rows_mut(), normal.rows_mut());
                 let base = pass.take(x.node());
-                Backward::new(norm, parameters, &x, &statistics, base).run(pass, |back, block| {
+                Backward::new(norm, parameters, &x, &statistics, base).run(pass, outputs, |back, block| {
                     let mut dy_rows = stale_rows(precision, block.len(), outputs);
                     // SAFETY: a block owns its rows.
                     unsafe { outgoing.of(block.clone(), &dy, None, None, (&Rows::of(&mut dy_rows), 0)) };
@@ -122,12 +123,13 @@ impl Tape<'_> {
                         // SAFETY: this block's rows.
                         unsafe { out.put_tile(0, &mut tile) };
                     });
-                    back.rows(block, dnormal.data(), Some(&normal));
+                    // SAFETY: a block owns its rows.
+                    unsafe { back.rows(block, dnormal.data(), Some(&normal)) };
                 });
             }
             drop(dy);
             layer.bias_gradient(pass, &outgoing.sums);
-            layer.weight_gradient(pass, &outgoing.panels, &normal);
+            layer.weight_gradient(pass, &outgoing.panels, || normal);
         })
     }
 
@@ -143,8 +145,11 @@ impl Tape<'_> {
         let w = self.packed(layer.weight);
         {
             let y = Rows::of(&mut y);
-            in_blocks(rows, inputs, |block| {
-                layer.onto(parameters, &w, &residual.value, rows_of(&x.value, block.clone()), block.start, drop_path.as_ref(), &y);
+            in_blocks(rows, inputs, precision, |block| {
+                // SAFETY: a block owns its rows.
+                unsafe {
+                    layer.onto(parameters, &w, &residual.value, rows_of(&x.value, block.clone()), block.start, drop_path.as_ref(), &y)
+                };
             });
         }
         let [weight, bias] = layer.parameters();
@@ -158,7 +163,7 @@ impl Tape<'_> {
             let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
             {
                 let (outgoing, dx) = (outgoing.rows_mut(), Rows::of(&mut dx));
-                in_blocks(rows, outputs, |block| {
+                in_blocks(rows, outputs, precision, |block| {
                     let mut dy_rows = stale_rows(precision, block.len(), outputs);
                     // SAFETY: a block owns its rows.
                     unsafe { outgoing.of(block.clone(), &dy, drop_path.as_ref(), None, (&Rows::of(&mut dy_rows), 0)) };
@@ -171,7 +176,7 @@ impl Tape<'_> {
             pass.add(residual, dy);
             pass.add(x.node(), dx);
             layer.bias_gradient(pass, &outgoing.sums);
-            layer.weight_gradient(pass, &outgoing.panels, &Panels::new(x.value.operand(), precision));
+            layer.weight_gradient(pass, &outgoing.panels, || Panels::new(x.value.operand(), precision));
         })
     }
 
@@ -190,9 +195,10 @@ impl Tape<'_> {
         {
             let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
             let before = before.as_mut().map(Rows::of);
-            in_blocks(rows, inner, |block| {
+            in_blocks(rows, inner, precision, |block| {
                 let mut normal = stale_rows(precision, block.len(), width);
-                norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics);
+                // SAFETY: a block owns its rows.
+                unsafe { norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics) };
                 let mut hidden = stale_rows(precision, block.len(), inner);
                 let out = Rows::of(&mut hidden);
                 first.forward(
@@ -211,7 +217,8 @@ impl Tape<'_> {
                         }
                     },
                 );
-                second.onto(parameters, &w2, &x.value, first_rows(&hidden, block.len()), block.start, drop_path.as_ref(), &y);
+                // SAFETY: a block owns its rows.
+                unsafe { second.onto(parameters, &w2, &x.value, first_rows(&hidden, block.len()), block.start, drop_path.as_ref(), &y) };
             });
         }
         let (true, Some(before)) = (wants, before) else { return Var::constant(y) };
@@ -224,7 +231,7 @@ impl Tape<'_> {
                 let (branch, dbefore, normal, hidden) = (branch.rows_mut(), dbefore.rows_mut(), normal.rows_mut(), hidden.rows_mut());
                 pass.add(x.node(), dy.clone());
                 let base = pass.take(x.node());
-                Backward::new(norm, parameters, &x, &statistics, base).run(pass, |back, block| {
+                Backward::new(norm, parameters, &x, &statistics, base).run(pass, inner, |back, block| {
                     let count = block.len();
                     let mut branch_rows = stale_rows(precision, count, width);
                     // SAFETY: a block owns its rows.
@@ -246,27 +253,31 @@ impl Tape<'_> {
                         unsafe { out.put_tile(0, &mut tile) };
                     });
                     drop(dbefore_rows);
-                    back.rows(block, dnormal.data(), Some(&normal));
+                    // SAFETY: a block owns its rows.
+                    unsafe { back.rows(block, dnormal.data(), Some(&normal)) };
                 });
             }
             drop((w1, w2, before, dy));
             for (layer, dy, x) in [(second, branch, hidden), (first, dbefore, normal)] {
                 layer.bias_gradient(pass, &dy.sums);
-                layer.weight_gradient(pass, &dy.panels, &x);
+                layer.weight_gradient(pass, &dy.panels, || x);
             }
         })
     }
 }
 
-/// W as dx = dy W takes it. It is packed for this once: a step asks for it a single time.
+/// W as dx = dy W takes it, packed for this once: it seldom is asked for again before it changes.
 fn weights(parameters: &Parameters, layer: Layer) -> Panels {
     Panels::new(parameters.matrix(layer.weight), parameters.precision())
 }
 
 impl Layer {
-    #[allow(clippy::too_many_arguments, reason = "all that the end of a branch takes")]
     /// y = r + s (x Wᵀ + b) for some rows, which begin at `first`.
-    fn onto(
+    ///
+    /// # Safety
+    /// Nobody else may be at the same rows of y.
+    #[allow(clippy::too_many_arguments, reason = "all that the end of a branch takes")]
+    unsafe fn onto(
         &self,
         parameters: &Parameters,
         w: &Panels,
@@ -289,7 +300,7 @@ impl Layer {
                 let r = &residual.data()[(first + row) * width + column..][..values.len()];
                 let s = drop_path.map_or(1.0, |drop| drop.scale_of_row(first + row));
                 combine(values, r, |y, r| s.mul_add(y, r));
-                // SAFETY: the caller owns these rows.
+                // SAFETY: the caller's promise.
                 unsafe { y.put(first + row, column, values) };
             },
         );

@@ -78,10 +78,10 @@ fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Yield {
 }
 
 /// Before the run another on NaN alone: any stale element of a recycled buffer that is read would show.
-fn run_in_dirty_buffers(case: &Case) -> Yield {
+fn run_in_dirty_buffers(precision: Precision, case: &Case) -> Yield {
     let dirty: Vec<Tensor> = case.arrays.iter().map(|a| Tensor::from_slice(a.dims(), &vec![f32::NAN; a.data().len()])).collect();
-    run(case, &dirty);
-    run(case, &case.arrays)
+    run_in(precision, case, &dirty);
+    run_in(precision, case, &case.arrays)
 }
 
 fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
@@ -100,7 +100,7 @@ fn forward_is_the_plain_formula() {
     let _turn = turn();
     for case in cases() {
         let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
-        check(&case.label, &run_in_dirty_buffers(&case).output, &(case.plain)(&arrays), case.tolerance);
+        check(&case.label, &run_in_dirty_buffers(Precision::F32, &case).output, &(case.plain)(&arrays), case.tolerance);
     }
 }
 
@@ -109,7 +109,7 @@ fn backward_is_the_difference_quotient() {
     const STEP: f64 = 1e-5;
     let _turn = turn();
     for case in cases() {
-        let found = run_in_dirty_buffers(&case);
+        let found = run_in_dirty_buffers(Precision::F32, &case);
         let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
         let seed = wide(seed(found.output.len()).data());
         let mut random = Random(77);
@@ -147,8 +147,8 @@ fn any_number_of_threads_yields_the_same_bits() {
 #[test]
 fn values_that_are_not_finite_show_in_output_or_gradients() {
     let _turn = turn();
-    for case in cases() {
-        let found = run(&case, &case.arrays);
+    for (case, precision) in cases().iter().flat_map(|case| [(case, Precision::F32), (case, Precision::Bf16)]) {
+        let found = run_in(precision, case, &case.arrays);
         for (which, gradient) in found.gradients.iter().enumerate() {
             let used: Vec<usize> = (0..gradient.len()).filter(|&i| gradient[i] != 0.0).collect();
             let Some(last) = used.len().checked_sub(1) else { continue };
@@ -157,8 +157,8 @@ fn values_that_are_not_finite_show_in_output_or_gradients() {
                 for &value in infinities.iter().chain(&[f32::NAN]) {
                     let mut arrays = case.arrays.clone();
                     arrays[which].data_mut()[place] = value;
-                    let shows = run(&case, &arrays).all().any(|v| !v.is_finite());
-                    assert!(shows, "{}: {value} at {place} of array {which}", case.label);
+                    let shows = run_in(precision, case, &arrays).all().any(|v| !v.is_finite());
+                    assert!(shows, "{}, {precision:?}: {value} at {place} of array {which}", case.label);
                 }
             }
         }
@@ -263,7 +263,7 @@ fn bf16_is_near_single_precision() {
 fn operators_in_bf16_are_near_the_plain_formula() {
     let _turn = turn();
     for case in cases() {
-        let found = run_in(Precision::Bf16, &case, &case.arrays);
+        let found = run_in_dirty_buffers(Precision::Bf16, &case);
         let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
         check(&case.label, &found.output, &(case.plain)(&arrays), 0.01);
         let single = run(&case, &case.arrays);

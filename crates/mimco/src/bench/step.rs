@@ -10,6 +10,8 @@ use crate::models::arch::Arch;
 use crate::models::vit::{Forward, Position, Start, Vit, VitConfig};
 use crate::settings::{Config, MethodName, Mimco as MimcoSettings, MocoV3 as MocoV3Settings, Precision};
 use mimco_data::random::{Purpose, keyed, unit};
+use mimco_engine::cpu::threads::for_each_chunk;
+use mimco_engine::cpu::vector::wide;
 use mimco_engine::optim::{Optimizer, Rule, clear};
 use mimco_engine::{Parameters, Tape, Tensor};
 use serde::Serialize;
@@ -202,13 +204,18 @@ fn mean_token_gradient(tokens: &Tensor, images: usize) -> Tensor {
     let width = tokens.width();
     let rows = tokens.rows() / images;
     let mut gradient = Tensor::stale(tokens.dims());
-    let of_images = gradient.data_mut().chunks_exact_mut(rows * width).zip(tokens.data().chunks_exact(rows * width));
-    for (gradient, tokens) in of_images {
-        let mut mean = vec![0.0f32; width];
-        tokens.chunks_exact(width).for_each(|token| mean.iter_mut().zip(token).for_each(|(m, t)| *m += t / rows as f32));
-        mean.iter_mut().for_each(|m| *m = 2.0 * (*m - 0.5) / (images * width * rows) as f32);
-        gradient.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(&mean));
-    }
+    for_each_chunk(gradient.data_mut(), rows * width, |image, gradient| {
+        let tokens = &tokens.data()[image * rows * width..][..rows * width];
+        wide(
+            #[inline(always)]
+            || {
+                let mut mean = vec![0.0f32; width];
+                tokens.chunks_exact(width).for_each(|token| mean.iter_mut().zip(token).for_each(|(m, t)| *m += t / rows as f32));
+                mean.iter_mut().for_each(|m| *m = 2.0 * (*m - 0.5) / (images * width * rows) as f32);
+                gradient.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(&mean));
+            },
+        );
+    });
     gradient
 }
 

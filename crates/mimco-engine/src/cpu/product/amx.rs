@@ -69,7 +69,7 @@ pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &m
     if steps == 0 {
         return product.fill(0.0);
     }
-    assert_eq!(strips.inner, 1, "tiles lie row by row");
+    assert!(strips.inner == 1 && product.len().is_multiple_of(SIDE * PANEL), "tiles lie row by row, and are whole");
     configure();
     let turns = steps.div_ceil(STEPS);
     for turn in 0..turns {

@@ -39,9 +39,9 @@ impl Kernel {
         }
     }
 
-    /// A product of 48 rows, 96 inner places and 40 columns.
+    /// A product of 48 rows, 288 inner places (more than AMX takes in one turn) and 40 columns.
     fn sample(self) -> Vec<f32> {
-        let (m, k, n) = (48, 96, 40);
+        let (m, k, n) = (48, 288, 40);
         let a: Vec<f32> = (0..m * k).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
         let b: Vec<f32> = (0..k * n).map(|i| (i * 53 % 97) as f32 / 97.0 - 0.5).collect();
         let panels = Panels::new_serial(Operand::new(Values::F32(&b), k, n), Precision::Bf16);

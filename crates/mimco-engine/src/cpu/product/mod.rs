@@ -107,7 +107,7 @@ impl Tile<'_> {
     }
 }
 
-/// a·b in parallel over blocks of rows, an even number of rows each but the last; `store` sees each tile of the product once.
+/// a·b in parallel over blocks of rows, and of columns where those are few; `store` sees each tile of the product once.
 pub fn product<'a>(a: impl Into<Left<'a>>, b: &Panels, store: impl Fn(Tile<'_>) + Sync) {
     in_passes(a.into(), b, b.inner(), store);
 }
@@ -117,9 +117,9 @@ pub fn product_in_parts<'a>(a: impl Into<Left<'a>>, b: &Panels, add: impl Fn(Til
     in_passes(a.into(), b, PASS * b.precision().per_word(), add);
 }
 
-/// Runs `work` on blocks of rows in parallel: they begin at multiples of 32, and as many rows of `width` numbers stay in the second-level cache.
-pub fn in_blocks(rows: usize, width: usize, work: impl Fn(Range<usize>) + Sync) {
-    let blocks = Blocks::of(rows, width / 2);
+/// Runs `work` on blocks of rows in parallel: they begin at multiples of 32, and as many rows of `width` numbers take half of a second-level cache.
+pub fn in_blocks(rows: usize, width: usize, precision: Precision, work: impl Fn(Range<usize>) + Sync) {
+    let blocks = Blocks::of(rows, width.div_ceil(2 * precision.per_word()));
     parallel(blocks.count, |block| work(blocks.range(block)));
 }
 

@@ -14,7 +14,6 @@ use crate::cpu::vector::wide;
 const SLAB: usize = SIDE * PANEL;
 
 /// A matrix [inner, columns] in words, zeros up to whole tiles.
-#[derive(Clone)]
 pub struct Panels {
     words: Buffer,
     precision: Precision,
