@@ -49,7 +49,7 @@ pub fn prefetch_behind<T>(part: &[T]) {
     let _ = part;
 }
 
-/// values[i] = f(values[i], others[i]), sixteen at a time, for a row of a tile, whose length the compiler knows. They go through copies, so that it
+/// `values[i] = f(values[i], others[i])`, sixteen at a time, for a row of a tile, whose length the compiler knows. They go through copies, so that it
 /// need not ask whether the slices overlap, and makes vectors of them; of longer slices it does so with plain loops alone.
 #[inline(always)]
 pub fn combine<T: Number>(values: &mut [f32], others: &[T], f: impl Fn(f32, T) -> f32) {
