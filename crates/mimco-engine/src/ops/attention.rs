@@ -152,9 +152,8 @@ impl<'a> Head<'a> {
                 inverse[i] = kept[1];
             }
             let p = Operand::with_zeros(T::values(rows), tokens.len(), self.tokens, len);
-            product_serial(p, &v, |tile| {
-                self.put(
-                    tile,
+            product_serial(p, &v, |mut tile| {
+                tile.each_row(
                     #[inline(always)]
                     |i, column, values| {
                         values.iter_mut().for_each(|v| *v *= inverse[i]);
@@ -175,9 +174,8 @@ impl<'a> Head<'a> {
         let k = Panels::new_serial(self.part(1, all.clone()), self.precision);
         let [mut p, mut ds] = [0, 1].map(|_| Panels::stale(self.tokens, self.tokens, self.precision));
         let [mut scores, mut dscores] = [Scores::stale(self), Scores::stale(self)];
-        let put = |which: usize, first: usize, scale: f32, tile: Tile<'_>| {
-            self.put(
-                tile,
+        let put = |which: usize, first: usize, scale: f32, mut tile: Tile<'_>| {
+            tile.each_row(
                 #[inline(always)]
                 |i, column, values| {
                     values.iter_mut().for_each(|v| *v *= scale);
@@ -229,21 +227,6 @@ impl<'a> Head<'a> {
         let q = Panels::new_serial(self.part(0, all.clone()), self.precision);
         product_serial(Left::Columns(&ds), &q, |tile| put(1, 0, self.scale(), tile));
         product_serial(Left::Columns(&p), &Panels::new_serial(d(all), self.precision), |tile| put(2, 0, 1.0, tile));
-    }
-
-    /// `finish(row, column, values)` for each row of a tile.
-    #[inline(always)]
-    fn put(&self, mut tile: Tile<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
-        wide(
-            #[inline(always)]
-            || {
-                let (first, column) = (tile.row, tile.column);
-                tile.each_row(
-                    #[inline(always)]
-                    |i, values| finish(first + i, column, values),
-                );
-            },
-        );
     }
 }
 

@@ -60,21 +60,15 @@ impl Layer {
     /// Adds the bias to a tile of x Wᵀ and calls `finish(row, column, values)` for each of its rows.
     #[inline(always)]
     pub(super) fn finish(&self, parameters: &Parameters, mut tile: Tile<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
-        wide(
+        let mut b = [0.0; PANEL];
+        if let Some(bias) = self.bias {
+            b[..tile.columns].copy_from_slice(&parameters.get(bias)[tile.column..][..tile.columns]);
+        }
+        tile.each_row(
             #[inline(always)]
-            || {
-                let mut b = [0.0; PANEL];
-                if let Some(bias) = self.bias {
-                    b[..tile.columns].copy_from_slice(&parameters.get(bias)[tile.column..][..tile.columns]);
-                }
-                let (first, column) = (tile.row, tile.column);
-                tile.each_row(
-                    #[inline(always)]
-                    |i, values| {
-                        combine(values, &b[..values.len()], |y, b| y + b);
-                        finish(first + i, column, values);
-                    },
-                );
+            |row, column, values| {
+                combine(values, &b[..values.len()], |y, b| y + b);
+                finish(row, column, values);
             },
         );
     }
@@ -101,18 +95,12 @@ impl Layer {
         assert_eq!(dw.len(), dy.columns() * inputs, "a gradient of another size");
         let dw = Parts::new(dw);
         product_in_parts(Left::Columns(dy), &x, |mut tile| {
-            wide(
+            tile.each_row(
                 #[inline(always)]
-                || {
-                    let (first, column) = (tile.row, tile.column);
-                    tile.each_row(
-                        #[inline(always)]
-                        |i, values| {
-                            // SAFETY: tiles do not overlap, and parts of one tile come one after the other.
-                            let sum = unsafe { dw.part((first + i) * inputs + column, values.len()) };
-                            combine(sum, values, |s, v| s + v);
-                        },
-                    );
+                |row, column, values| {
+                    // SAFETY: tiles do not overlap, and parts of one tile come one after the other.
+                    let sum = unsafe { dw.part(row * inputs + column, values.len()) };
+                    combine(sum, values, |s, v| s + v);
                 },
             );
         });

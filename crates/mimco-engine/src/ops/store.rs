@@ -3,7 +3,7 @@
 use crate::cpu::number::Number;
 use crate::cpu::product::{PANEL, Tile};
 use crate::cpu::threads::Parts;
-use crate::cpu::vector::{add, prefetch_behind, wide};
+use crate::cpu::vector::{add, prefetch_behind};
 use crate::tensor::{Tensor, ValuesMut};
 
 /// The rows of a tensor.
@@ -33,16 +33,10 @@ impl<'a> Rows<'a> {
     /// As [`Rows::put`].
     #[inline(always)]
     pub unsafe fn put_tile(&self, first: usize, tile: &mut Tile<'_>) {
-        wide(
+        tile.each_row(
             #[inline(always)]
-            || {
-                let (first, column) = (first + tile.row, tile.column);
-                tile.each_row(
-                    #[inline(always)]
-                    // SAFETY: the caller's promise.
-                    |i, values| unsafe { self.put(first + i, column, values) },
-                );
-            },
+            // SAFETY: the caller's promise.
+            |row, column, values| unsafe { self.put(first + row, column, values) },
         );
     }
 

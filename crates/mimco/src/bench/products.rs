@@ -5,7 +5,6 @@ use mimco_engine::Tensor;
 use mimco_engine::cpu::number::Number;
 use mimco_engine::cpu::product::{Panels, Precision, product};
 use mimco_engine::cpu::threads::Parts;
-use mimco_engine::cpu::vector::wide;
 use serde::Serialize;
 
 /// A product's rates in GFLOP/s.
@@ -49,15 +48,10 @@ fn into(c: &mut Tensor, a: &Tensor, b: &Panels) {
     fn store<T: Number>(c: &mut [T], a: &Tensor, b: &Panels) {
         let (c, columns) = (Parts::new(c), b.columns());
         product(a.operand(), b, |mut tile| {
-            wide(
+            tile.each_row(
                 #[inline(always)]
-                || {
-                    let (first, column) = (tile.row, tile.column);
-                    for (i, row) in tile.rows().enumerate() {
-                        // SAFETY: tiles do not overlap.
-                        T::store(unsafe { c.part((first + i) * columns + column, row.len()) }, row);
-                    }
-                },
+                // SAFETY: tiles do not overlap.
+                |row, column, values| T::store(unsafe { c.part(row * columns + column, values.len()) }, values),
             );
         });
     }

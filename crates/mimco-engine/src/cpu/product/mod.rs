@@ -25,6 +25,7 @@ pub use strips::Left;
 
 use super::buffer::Buffer;
 use super::threads::parallel;
+use super::vector::wide;
 use kernel::Kernel;
 use std::ops::Range;
 use strips::strips;
@@ -85,14 +86,25 @@ impl Tile<'_> {
         self.values.chunks_exact_mut(PANEL).map(move |row| &mut row[..columns])
     }
 
-    /// `work(row, values)` for the rows. A whole panel's width is known when this is compiled, so that a row stays in registers.
+    /// `finish(row, column, values)` for the rows, by the widest vectors. A whole panel's width is known when this is compiled, so that a row stays in
+    /// registers.
     #[inline(always)]
-    pub fn each_row(&mut self, work: impl Fn(usize, &mut [f32])) {
-        if self.columns == PANEL {
-            self.values.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().for_each(|(i, row)| work(i, row));
-        } else {
-            self.rows().enumerate().for_each(|(i, row)| work(i, row));
-        }
+    pub fn each_row(&mut self, finish: impl Fn(usize, usize, &mut [f32])) {
+        let (first, column) = (self.row, self.column);
+        wide(
+            #[inline(always)]
+            || {
+                if self.columns == PANEL {
+                    for (i, row) in self.values.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                        finish(first + i, column, row);
+                    }
+                } else {
+                    for (i, row) in self.rows().enumerate() {
+                        finish(first + i, column, row);
+                    }
+                }
+            },
+        );
     }
 
     /// The rows two by two; the last may come with an empty one.
@@ -117,7 +129,7 @@ pub fn product_in_parts<'a>(a: impl Into<Left<'a>>, b: &Panels, add: impl Fn(Til
     in_passes(a.into(), b, PASS * b.precision().per_word(), add);
 }
 
-/// Runs `work` on blocks of rows in parallel: they begin at multiples of 32, and as many rows of `width` numbers take half of a second-level cache.
+/// Runs `work` on blocks of rows in parallel: they begin at multiples of 32, and as many rows of `width` numbers stay in the second-level cache.
 pub fn in_blocks(rows: usize, width: usize, precision: Precision, work: impl Fn(Range<usize>) + Sync) {
     let blocks = Blocks::of(rows, width.div_ceil(2 * precision.per_word()));
     parallel(blocks.count, |block| work(blocks.range(block)));
