@@ -65,10 +65,6 @@ fn layer(ids: &[ParameterId]) -> Layer {
     Layer { weight: ids[0], bias: Some(ids[1]) }
 }
 
-fn drop_path() -> DropPath {
-    DropPath { scales: (0..BATCH).map(|image| if image == 3 { 0.0 } else { 1.1 }).collect(), offsets: offsets() }
-}
-
 #[divan::bench(args = BOTH)]
 fn patch_embed(bencher: Bencher<'_, '_>, precision: Precision) {
     let images = tensor(&[BATCH, 3, 224, 224]);
@@ -94,7 +90,7 @@ fn layer_norm(bencher: Bencher<'_, '_>) {
 #[divan::bench(args = BOTH)]
 fn norm_linear(bencher: Bencher<'_, '_>, precision: Precision) {
     both_ways(bencher, precision, rows(), &[&[WIDTH], &[WIDTH], &[3 * WIDTH, WIDTH], &[3 * WIDTH]], |tape, x, ids| {
-        tape.norm_linear(x, norm(ids), layer(&ids[2..]))
+        tape.norm_linear(x, norm(ids), layer(&ids[2..]), None)
     });
 }
 
@@ -102,22 +98,30 @@ fn norm_linear(bencher: Bencher<'_, '_>, precision: Precision) {
 #[divan::bench(args = BOTH)]
 fn norm_linear_and_attention(bencher: Bencher<'_, '_>, precision: Precision) {
     both_ways(bencher, precision, rows(), &[&[WIDTH], &[WIDTH], &[3 * WIDTH, WIDTH], &[3 * WIDTH]], |tape, x, ids| {
-        let qkv = tape.norm_linear(x, norm(ids), layer(&ids[2..]));
+        let qkv = tape.norm_linear(x, norm(ids), layer(&ids[2..]), None);
         tape.attention(&qkv, &offsets(), HEADS)
     });
 }
 
 #[divan::bench(args = BOTH)]
 fn linear_residual(bencher: Bencher<'_, '_>, precision: Precision) {
-    both_ways(bencher, precision, rows(), &[&[WIDTH, WIDTH], &[WIDTH]], |tape, x, ids| {
-        tape.linear_residual(x, x, layer(ids), Some(drop_path()))
-    });
+    both_ways(bencher, precision, rows(), &[&[WIDTH, WIDTH], &[WIDTH]], |tape, x, ids| tape.linear_residual(x, x, layer(ids), None));
 }
 
 #[divan::bench(args = BOTH)]
 fn mlp(bencher: Bencher<'_, '_>, precision: Precision) {
     let shapes: [&[usize]; 6] = [&[WIDTH], &[WIDTH], &[4 * WIDTH, WIDTH], &[4 * WIDTH], &[WIDTH, 4 * WIDTH], &[WIDTH]];
     both_ways(bencher, precision, rows(), &shapes, |tape, x, ids| tape.mlp(x, norm(ids), [layer(&ids[2..]), layer(&ids[4..])], None));
+}
+
+/// Half the images drop the branch: half the time, but for the weights' packing and the rows that pass by.
+#[divan::bench(args = BOTH)]
+fn mlp_of_half_the_images(bencher: Bencher<'_, '_>, precision: Precision) {
+    let shapes: [&[usize]; 6] = [&[WIDTH], &[WIDTH], &[4 * WIDTH, WIDTH], &[4 * WIDTH], &[WIDTH, 4 * WIDTH], &[WIDTH]];
+    let drop_path = DropPath::new(2.0, &offsets(), |image| image % 2 == 0);
+    both_ways(bencher, precision, rows(), &shapes, |tape, x, ids| {
+        tape.mlp(x, norm(ids), [layer(&ids[2..]), layer(&ids[4..])], Some(&drop_path))
+    });
 }
 
 /// A layer of MoCo v3's heads: few rows, many columns.

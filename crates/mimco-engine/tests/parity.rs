@@ -149,18 +149,25 @@ fn assemble_tokens() {
     });
 }
 
+/// An image keeps its branch where its scale is not 0; the others' is the same.
+fn drop_path(fixture: &Fixture) -> DropPath {
+    let scales = fixture.tensor("scale");
+    DropPath::new(scales.data()[0], &fixture.rows("offsets"), |image| scales.data()[image] != 0.0)
+}
+
 #[test]
 fn linear_residual() {
     let fixture = Fixture::read("linear_residual", "");
-    let (scales, offsets) = (fixture.tensor("scale").data().into(), fixture.rows("offsets"));
-    let drop_path = DropPath { scales, offsets };
+    let drop_path = drop_path(&fixture);
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
     // One leaf's gradient comes back a pass: each input takes its turn. Both want it, as in a block.
     for wanted in ["residual", "x"] {
         fixture.operator(&parameters, wanted, |tape, input| {
             let other = Var::constant(fixture.tensor(if wanted == "residual" { "x" } else { "residual" }));
             let (residual, x) = if wanted == "residual" { (input, &other) } else { (&other, input) };
-            tape.linear_residual(residual, x, Layer { weight, bias: Some(bias) }, Some(drop_path.clone()))
+            // PyTorch's branch has all rows; ours wants those that keep it.
+            let x = tape.select_rows(x, &drop_path.rows);
+            tape.linear_residual(residual, &x, Layer { weight, bias: Some(bias) }, Some(&drop_path))
         });
     }
 }
@@ -170,19 +177,18 @@ fn norm_linear() {
     let fixture = Fixture::read("norm_linear", "");
     let (parameters, [weight, bias, w, b]) = fixture.parameters(["norm_weight", "norm_bias", "weight", "bias"]);
     let norm = Norm { weight, bias, eps: 1e-6 };
-    fixture.operator(&parameters, "x", |tape, x| tape.norm_linear(x, norm, Layer { weight: w, bias: Some(b) }));
+    fixture.operator(&parameters, "x", |tape, x| tape.norm_linear(x, norm, Layer { weight: w, bias: Some(b) }, None));
 }
 
 #[test]
 fn mlp() {
     let fixture = Fixture::read("mlp", "");
-    let (scales, offsets) = (fixture.tensor("scale").data().into(), fixture.rows("offsets"));
-    let drop_path = DropPath { scales, offsets };
+    let drop_path = drop_path(&fixture);
     let (parameters, [weight, bias, w1, b1, w2, b2]) =
         fixture.parameters(["norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2"]);
     let norm = Norm { weight, bias, eps: 1e-6 };
     let layers = [Layer { weight: w1, bias: Some(b1) }, Layer { weight: w2, bias: Some(b2) }];
-    fixture.operator(&parameters, "x", |tape, x| tape.mlp(x, norm, layers, Some(drop_path.clone())));
+    fixture.operator(&parameters, "x", |tape, x| tape.mlp(x, norm, layers, Some(&drop_path)));
 }
 
 #[test]

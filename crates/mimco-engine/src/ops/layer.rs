@@ -1,7 +1,7 @@
 //! An affine map's parameters, and its three products: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x. What comes before or after a product is done while
 //! its numbers are in cache: each writes what the next one reads, in the form in which that reads it.
 
-use super::DropPath;
+use super::drop_path::Branch;
 use super::store::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
 use crate::cpu::number::Number;
@@ -139,16 +139,15 @@ impl Outgoing {
 }
 
 impl OutgoingRows<'_> {
-    /// Some rows of s dy, times GELU's derivative where `before` is what it was applied to; `out` gets them from row `first` on, as dx = dy W
-    /// takes them.
+    /// Some of a branch's rows of s dy, times GELU's derivative where `before` is what it was applied to; `out` gets them from row `first` on, as
+    /// dx = dy W takes them.
     ///
     /// # Safety
     /// Nobody else may be at the same rows, which begin at a multiple of 32.
     pub unsafe fn of(
         &self,
         block: Range<usize>,
-        dy: &Tensor,
-        drop_path: Option<&DropPath>,
+        (dy, branch): (&Tensor, Branch<'_>),
         before: Option<&Tensor>,
         (out, first): (&Rows<'_>, usize),
     ) {
@@ -161,12 +160,13 @@ impl OutgoingRows<'_> {
                 #[inline(always)]
                 || {
                     for (row, values) in (upper..block.end).zip(&mut pair) {
+                        let place = branch.row(row) * width;
                         match dy.values() {
-                            Values::F32(dy) => load(values, &dy[row * width..][..width]),
-                            Values::Bf16(dy) => load(values, &dy[row * width..][..width]),
+                            Values::F32(dy) => load(values, &dy[place..][..width]),
+                            Values::Bf16(dy) => load(values, &dy[place..][..width]),
                         }
-                        if let Some(drop) = drop_path {
-                            let s = drop.scale_of_row(row);
+                        let s = branch.scale();
+                        if s != 1.0 {
                             values.iter_mut().for_each(|v| *v *= s);
                         }
                         match before.map(Tensor::values) {

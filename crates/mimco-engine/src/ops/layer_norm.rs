@@ -1,5 +1,6 @@
 //! Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over each row; var is the biased one.
 
+use super::drop_path::Branch;
 use super::store::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
 use crate::cpu::product::{PanelRows, Precision, in_blocks};
@@ -23,13 +24,13 @@ impl Tape<'_> {
     /// x [rows, width] -> [rows, width] in f32.
     pub fn layer_norm(&mut self, x: &Var, norm: Norm) -> Var {
         let (rows, width) = (x.value.rows(), x.value.width());
-        let parameters = self.parameters();
+        let (parameters, all) = (self.parameters(), Branch::of(None, rows));
         let [mut y, mut statistics] = [Tensor::stale(x.value.dims()), Tensor::stale([rows, 2])];
         {
             let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
             in_blocks(rows, width, Precision::F32, |block| {
                 // SAFETY: a block owns its rows.
-                unsafe { norm.forward(parameters, &x.value, block.clone(), &y, block.start, &statistics) };
+                unsafe { norm.forward(parameters, (&x.value, all), block.clone(), &y, block.start, &statistics) };
             });
         }
         if !self.wants_gradient(&[x], &[norm.weight, norm.bias]) {
@@ -38,7 +39,7 @@ impl Tape<'_> {
         let x = x.clone();
         self.record(y, move |dy, pass| {
             let base = pass.take(x.node());
-            Backward::new(norm, parameters, &x, &statistics, base).run(pass, width, |back, block| {
+            Backward::new(norm, parameters, &x, Branch::of(None, rows), &statistics, base).run(pass, width, |back, block| {
                 let dy = &dy.data()[block.start * width..block.end * width];
                 // SAFETY: a block owns its rows.
                 unsafe { back.rows(block, dy, None) };
@@ -48,14 +49,14 @@ impl Tape<'_> {
 }
 
 impl Norm {
-    /// norm(x) for some rows, put into y from row `first` on; `statistics` [rows, 2] gets mean and 1/deviation of each.
+    /// norm(x) for some of a branch's rows, put into y from row `first` on; `statistics` [rows, 2] gets mean and 1/deviation of each.
     ///
     /// # Safety
     /// Nobody else may be at the same rows.
     pub(super) unsafe fn forward(
         &self,
         parameters: &Parameters,
-        x: &Tensor,
+        (x, branch): (&Tensor, Branch<'_>),
         rows: Range<usize>,
         y: &Rows<'_>,
         first: usize,
@@ -64,7 +65,7 @@ impl Norm {
         let (w, b) = (parameters.get(self.weight), parameters.get(self.bias));
         assert!(w.len() == x.width() && b.len() == x.width(), "{}: width", parameters.entry(self.weight).name);
         // SAFETY: the caller's promise.
-        unsafe { normalise(x, self.eps, Some((w, b)), rows, y, first, statistics) };
+        unsafe { normalise((x, branch), self.eps, Some((w, b)), rows, y, first, statistics) };
     }
 }
 
@@ -72,6 +73,8 @@ impl Norm {
 pub(super) struct Backward<'a> {
     norm: Norm,
     x: &'a Var,
+    branch: Branch<'a>,
+    /// [branch rows, 2]
     statistics: &'a Tensor,
     weight: &'a [f32],
     bias: &'a [f32],
@@ -88,15 +91,23 @@ pub(super) struct BackwardRows<'a> {
 }
 
 impl<'a> Backward<'a> {
-    pub fn new(norm: Norm, parameters: &'a Parameters, x: &'a Var, statistics: &'a Tensor, base: Option<Tensor>) -> Backward<'a> {
-        Backward { norm, x, statistics, weight: parameters.get(norm.weight), bias: parameters.get(norm.bias), base }
+    pub fn new(
+        norm: Norm,
+        parameters: &'a Parameters,
+        x: &'a Var,
+        branch: Branch<'a>,
+        statistics: &'a Tensor,
+        base: Option<Tensor>,
+    ) -> Backward<'a> {
+        Backward { norm, x, branch, statistics, weight: parameters.get(norm.weight), bias: parameters.get(norm.bias), base }
     }
 
-    /// Runs `work` on every block of rows and adds to the gradients of weight, bias and x; `widest` of what a block works out.
+    /// Runs `work` on every block of the branch's rows and adds to the gradients of weight, bias and x; `widest` of what a block works out.
     pub fn run(self, pass: &mut Backpass<'_>, widest: usize, work: impl Fn(&BackwardRows<'_>, Range<usize>) + Sync) {
-        let (rows, width) = (self.x.value.rows(), self.x.value.width());
+        let (rows, width) = (self.branch.len(), self.x.value.width());
         let [mut dweight, mut dbias] = [0, 1].map(|_| ColumnSums::new(rows, width));
         let mut dx = Tensor::stale(self.x.value.dims());
+        self.branch.leave_out(self.base.as_ref(), &mut dx);
         {
             let (dweight, dbias) = (dweight.parts(), dbias.parts());
             let back = BackwardRows { of: &self, dx: Parts::new(dx.data_mut()), dweight, dbias };
@@ -127,15 +138,16 @@ impl BackwardRows<'_> {
                 #[inline(always)]
                 || {
                     for (row, normal) in (first..block.end).zip(&mut normals) {
-                        let x = &self.of.x.value.data()[row * width..][..width];
+                        let place = self.of.branch.row(row) * width;
+                        let x = &self.of.x.value.data()[place..][..width];
                         let dy = &dy[(row - block.start) * width..][..width];
                         let statistics = (self.of.statistics.data()[2 * row], self.of.statistics.data()[2 * row + 1]);
                         if panels.is_some() {
                             affine(x, statistics, self.of.weight, self.of.bias, normal);
                         }
                         // SAFETY: as above.
-                        let dx = unsafe { self.dx.part(row * width, width) };
-                        let base = self.of.base.as_ref().map(|base| &base.data()[row * width..][..width]);
+                        let dx = unsafe { self.dx.part(place, width) };
+                        let base = self.of.base.as_ref().map(|base| &base.data()[place..][..width]);
                         backward_row(x, dy, self.of.weight, statistics, base, &mut g, dx, dw, db);
                     }
                     if let Some(panels) = panels {
@@ -187,13 +199,13 @@ fn affine(x: &[f32], (mean, scale): (f32, f32), weight: &[f32], bias: &[f32], y:
     (0..width).for_each(|i| y[i] = ((x[i] - mean) * scale).mul_add(weight[i], bias[i]));
 }
 
-/// y = (x - mean) / deviation for some rows, times weight plus bias where they are given, put into y from row `first` on; `statistics` [rows, 2]
+/// y = (x - mean) / deviation for some of a branch's rows, times weight plus bias where they are given, put into y from row `first` on; `statistics` [rows, 2]
 /// gets mean and 1/deviation.
 ///
 /// # Safety
 /// Nobody else may be at the same rows.
 unsafe fn normalise(
-    x: &Tensor,
+    (x, branch): (&Tensor, Branch<'_>),
     eps: f32,
     weight_and_bias: Option<(&[f32], &[f32])>,
     rows: Range<usize>,
@@ -204,7 +216,7 @@ unsafe fn normalise(
     let width = x.width();
     let mut normal = Buffer::stale(width);
     for (i, row) in rows.enumerate() {
-        let x = &x.data()[row * width..][..width];
+        let x = &x.data()[branch.row(row) * width..][..width];
         // SAFETY: the caller's promise.
         let statistics = unsafe { statistics.part(2 * row, 2) };
         wide(
@@ -228,11 +240,12 @@ unsafe fn normalise(
 /// Layer normalisation without weight and bias, of values that need no gradient (a teacher's features).
 pub fn layer_norm_plain(x: &Tensor, eps: f32) -> Tensor {
     let [mut y, mut statistics] = [Tensor::stale(x.dims()), Tensor::stale([x.rows(), 2])];
+    let all = Branch::of(None, x.rows());
     {
         let (y, statistics) = (Rows::of(&mut y), Parts::new(statistics.data_mut()));
         in_blocks(x.rows(), x.width(), Precision::F32, |block| {
             // SAFETY: a block owns its rows.
-            unsafe { normalise(x, eps, None, block.clone(), &y, block.start, &statistics) };
+            unsafe { normalise((x, all), eps, None, block.clone(), &y, block.start, &statistics) };
         });
     }
     y

@@ -1,13 +1,14 @@
 //! Affine maps y = act(x Wᵀ + b), alone and as the parts of a transformer's branches: the norm before, the residual sum after, the whole MLP.
 //! A block of rows goes all the way through a branch, and all the way back, before the next one does.
 //!
-//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. s is one number an image: 1, or drop path's 0
-//! or 1 / (1 - rate). Products are in the parameters' precision, residual sums in f32.
+//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. Drop path leaves some
+//! rows out of a branch and multiplies the rest by s, 1 / (1 - rate). Products are in the parameters' precision, residual sums in f32.
 
+use super::drop_path::Branch;
 use super::layer::{Outgoing, first_rows, rows_of, stale_rows};
 use super::layer_norm::Backward;
 use super::store::Rows;
-use super::{Activation, DropPath, Layer, Norm, check_offsets};
+use super::{Activation, DropPath, Layer, Norm};
 use crate::cpu::product::{Operand, PANEL, Panels, in_blocks, product, product_serial};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{combine, gelu, wide};
@@ -49,6 +50,7 @@ impl Tape<'_> {
         }
         let x = x.clone();
         self.record(y, move |dy, pass| {
+            let all = Branch::of(None, rows);
             let mut outgoing = Outgoing::stale(rows, outputs, precision);
             let mut dy_rows = stale_rows(precision, rows, outputs);
             {
@@ -56,7 +58,7 @@ impl Tape<'_> {
                 in_blocks(rows, outputs, precision, |block| {
                     let first = block.start;
                     // SAFETY: a block owns its rows.
-                    unsafe { outgoing.of(block, &dy, None, before.as_ref(), (&out, first)) };
+                    unsafe { outgoing.of(block, (&dy, all), before.as_ref(), (&out, first)) };
                 });
             }
             layer.bias_gradient(pass, &outgoing.sums);
@@ -75,11 +77,13 @@ impl Tape<'_> {
         })
     }
 
-    /// The beginning of a branch, y = norm(x) Wᵀ + b: x [rows, inputs] in f32 -> [rows, outputs] in the parameters' precision. What the norm
-    /// makes of x is worked out again on the way back: that costs less than the memory it would fill.
-    pub fn norm_linear(&mut self, x: &Var, norm: Norm, layer: Layer) -> Var {
+    /// The beginning of a branch, y = norm(x) Wᵀ + b: x [rows, inputs] in f32 -> [rows that keep it, outputs] in the parameters' precision. What
+    /// the norm makes of x is worked out again on the way back: that costs less than the memory it would fill.
+    pub fn norm_linear(&mut self, x: &Var, norm: Norm, layer: Layer, drop_path: Option<&DropPath>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
-        let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
+        let (drop_path, stream) = (drop_path.cloned(), x.value.rows());
+        let branch = Branch::of(drop_path.as_ref(), stream);
+        let ([outputs, inputs], rows) = (layer.sizes(parameters), branch.len());
         assert_eq!(inputs, x.value.width(), "{}: width", parameters.entry(layer.weight).name);
         let (mut y, mut statistics) = (Tensor::stale_in(precision, [rows, outputs]), Tensor::stale([rows, 2]));
         let w = self.packed(layer.weight);
@@ -88,7 +92,7 @@ impl Tape<'_> {
             in_blocks(rows, outputs, precision, |block| {
                 let mut normal = stale_rows(precision, block.len(), inputs);
                 // SAFETY: a block owns its rows.
-                unsafe { norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics) };
+                unsafe { norm.forward(parameters, (&x.value, branch), block.clone(), &Rows::of(&mut normal), 0, &statistics) };
                 layer.forward(
                     parameters,
                     &w,
@@ -107,16 +111,17 @@ impl Tape<'_> {
         }
         let x = x.clone();
         self.record(y, move |dy, pass| {
+            let branch = Branch::of(drop_path.as_ref(), stream);
             let w = weights(parameters, layer);
             let mut outgoing = Outgoing::stale(rows, outputs, precision);
             let mut normal = Panels::stale(rows, inputs, precision);
             {
                 let (outgoing, normal) = (outgoing.rows_mut(), normal.rows_mut());
                 let base = pass.take(x.node());
-                Backward::new(norm, parameters, &x, &statistics, base).run(pass, outputs, |back, block| {
+                Backward::new(norm, parameters, &x, branch, &statistics, base).run(pass, outputs, |back, block| {
                     let mut dy_rows = stale_rows(precision, block.len(), outputs);
                     // SAFETY: a block owns its rows.
-                    unsafe { outgoing.of(block.clone(), &dy, None, None, (&Rows::of(&mut dy_rows), 0)) };
+                    unsafe { outgoing.of(block.clone(), (&dy, Branch::of(None, rows)), None, (&Rows::of(&mut dy_rows), 0)) };
                     let mut dnormal = Tensor::stale([block.len(), inputs]);
                     let out = Rows::of(&mut dnormal);
                     product_serial(first_rows(&dy_rows, block.len()), &w, |mut tile| {
@@ -133,23 +138,21 @@ impl Tape<'_> {
         })
     }
 
-    /// The end of a branch, y = r + s (x Wᵀ + b): residual r [rows, outputs], x [rows, inputs] -> [rows, outputs].
-    pub fn linear_residual(&mut self, residual: &Var, x: &Var, layer: Layer, drop_path: Option<DropPath>) -> Var {
+    /// The end of a branch, y = r + s (x Wᵀ + b): residual r [rows, outputs], x [rows that keep it, inputs] -> [rows, outputs].
+    pub fn linear_residual(&mut self, residual: &Var, x: &Var, layer: Layer, drop_path: Option<&DropPath>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
+        let (drop_path, stream) = (drop_path.cloned(), residual.value.rows());
         let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
-        assert!(
-            inputs == x.value.width() && [rows, outputs] == [residual.value.rows(), residual.value.width()],
-            "a branch of another size"
-        );
+        let branch = Branch::of(drop_path.as_ref(), stream);
+        assert!(inputs == x.value.width() && [rows, outputs] == [branch.len(), residual.value.width()], "a branch of another size");
         let mut y = Tensor::stale(residual.value.dims());
+        branch.leave_out(Some(&residual.value), &mut y);
         let w = self.packed(layer.weight);
         {
             let y = Rows::of(&mut y);
             in_blocks(rows, inputs, precision, |block| {
                 // SAFETY: a block owns its rows.
-                unsafe {
-                    layer.onto(parameters, &w, &residual.value, rows_of(&x.value, block.clone()), block.start, drop_path.as_ref(), &y)
-                };
+                unsafe { layer.onto(parameters, &w, (&residual.value, branch), rows_of(&x.value, block.clone()), block.start, &y) };
             });
         }
         let [weight, bias] = layer.parameters();
@@ -158,6 +161,7 @@ impl Tape<'_> {
         }
         let (residual, x) = (residual.node(), x.clone());
         self.record(y, move |dy, pass| {
+            let branch = Branch::of(drop_path.as_ref(), stream);
             let w = weights(parameters, layer);
             let mut outgoing = Outgoing::stale(rows, outputs, precision);
             let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
@@ -166,7 +170,7 @@ impl Tape<'_> {
                 in_blocks(rows, outputs, precision, |block| {
                     let mut dy_rows = stale_rows(precision, block.len(), outputs);
                     // SAFETY: a block owns its rows.
-                    unsafe { outgoing.of(block.clone(), &dy, drop_path.as_ref(), None, (&Rows::of(&mut dy_rows), 0)) };
+                    unsafe { outgoing.of(block.clone(), (&dy, branch), None, (&Rows::of(&mut dy_rows), 0)) };
                     product_serial(first_rows(&dy_rows, block.len()), &w, |mut tile| {
                         // SAFETY: this block's rows.
                         unsafe { dx.put_tile(block.start, &mut tile) };
@@ -182,14 +186,17 @@ impl Tape<'_> {
 
     /// A transformer's second branch, y = x + s (gelu(norm(x) W₁ᵀ + b₁) W₂ᵀ + b₂): x [rows, width] -> [rows, width]. Of the hidden rows the way
     /// back keeps what stands before the activation alone, in sheets of 32 columns, [sheet · rows + row, 32], as it is written and read.
-    pub fn mlp(&mut self, x: &Var, norm: Norm, [first, second]: [Layer; 2], drop_path: Option<DropPath>) -> Var {
+    pub fn mlp(&mut self, x: &Var, norm: Norm, [first, second]: [Layer; 2], drop_path: Option<&DropPath>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
         let ([inner, inputs], [outputs, inner_too]) = (first.sizes(parameters), second.sizes(parameters));
-        let (rows, width) = (x.value.rows(), x.value.width());
+        let (drop_path, stream, width) = (drop_path.cloned(), x.value.rows(), x.value.width());
+        let branch = Branch::of(drop_path.as_ref(), stream);
+        let rows = branch.len();
         assert!(inputs == width && outputs == width && inner == inner_too, "{}: sizes", parameters.entry(first.weight).name);
         let trained = [[norm.weight, norm.bias], first.parameters(), second.parameters()].concat();
         let wants = self.wants_gradient(&[x], &trained);
         let [mut y, mut statistics] = [Tensor::stale(x.value.dims()), Tensor::stale([rows, 2])];
+        branch.leave_out(Some(&x.value), &mut y);
         let mut before = wants.then(|| Tensor::stale_in(precision, [inner.div_ceil(PANEL) * rows, PANEL]));
         let [w1, w2] = [first, second].map(|layer| self.packed(layer.weight));
         {
@@ -198,7 +205,7 @@ impl Tape<'_> {
             in_blocks(rows, inner, precision, |block| {
                 let mut normal = stale_rows(precision, block.len(), width);
                 // SAFETY: a block owns its rows.
-                unsafe { norm.forward(parameters, &x.value, block.clone(), &Rows::of(&mut normal), 0, &statistics) };
+                unsafe { norm.forward(parameters, (&x.value, branch), block.clone(), &Rows::of(&mut normal), 0, &statistics) };
                 let mut hidden = stale_rows(precision, block.len(), inner);
                 let out = Rows::of(&mut hidden);
                 first.forward(
@@ -218,34 +225,35 @@ impl Tape<'_> {
                     },
                 );
                 // SAFETY: a block owns its rows.
-                unsafe { second.onto(parameters, &w2, &x.value, first_rows(&hidden, block.len()), block.start, drop_path.as_ref(), &y) };
+                unsafe { second.onto(parameters, &w2, (&x.value, branch), first_rows(&hidden, block.len()), block.start, &y) };
             });
         }
         let (true, Some(before)) = (wants, before) else { return Var::constant(y) };
         let x = x.clone();
         self.record(y, move |dy, pass| {
+            let branch = Branch::of(drop_path.as_ref(), stream);
             let [w1, w2] = [first, second].map(|layer| weights(parameters, layer));
-            let [mut branch, mut dbefore] = [width, inner].map(|width| Outgoing::stale(rows, width, precision));
+            let [mut dbranch, mut dbefore] = [width, inner].map(|width| Outgoing::stale(rows, width, precision));
             let [mut normal, mut hidden] = [width, inner].map(|width| Panels::stale(rows, width, precision));
             {
-                let (branch, dbefore, normal, hidden) = (branch.rows_mut(), dbefore.rows_mut(), normal.rows_mut(), hidden.rows_mut());
+                let (dbranch, dbefore, normal, hidden) = (dbranch.rows_mut(), dbefore.rows_mut(), normal.rows_mut(), hidden.rows_mut());
                 pass.add(x.node(), dy.clone());
                 let base = pass.take(x.node());
-                Backward::new(norm, parameters, &x, &statistics, base).run(pass, inner, |back, block| {
+                Backward::new(norm, parameters, &x, branch, &statistics, base).run(pass, inner, |back, block| {
                     let count = block.len();
-                    let mut branch_rows = stale_rows(precision, count, width);
+                    let mut dbranch_rows = stale_rows(precision, count, width);
                     // SAFETY: a block owns its rows.
-                    unsafe { branch.of(block.clone(), &dy, drop_path.as_ref(), None, (&Rows::of(&mut branch_rows), 0)) };
+                    unsafe { dbranch.of(block.clone(), (&dy, branch), None, (&Rows::of(&mut dbranch_rows), 0)) };
                     let mut dbefore_rows = stale_rows(precision, count, inner);
                     let out = Rows::of(&mut dbefore_rows);
-                    product_serial(first_rows(&branch_rows, count), &w2, |mut tile| {
+                    product_serial(first_rows(&dbranch_rows, count), &w2, |mut tile| {
                         wide(
                             #[inline(always)]
                             // SAFETY: as above.
                             || unsafe { dbefore.through_gelu(&block, &mut tile, &before, &hidden, &out) },
                         );
                     });
-                    drop(branch_rows);
+                    drop(dbranch_rows);
                     let mut dnormal = Tensor::stale([count, width]);
                     let out = Rows::of(&mut dnormal);
                     product_serial(first_rows(&dbefore_rows, count), &w1, |mut tile| {
@@ -258,7 +266,7 @@ impl Tape<'_> {
                 });
             }
             drop((w1, w2, before, dy));
-            for (layer, dy, x) in [(second, branch, hidden), (first, dbefore, normal)] {
+            for (layer, dy, x) in [(second, dbranch, hidden), (first, dbefore, normal)] {
                 layer.bias_gradient(pass, &dy.sums);
                 layer.weight_gradient(pass, &dy.panels, || x);
             }
@@ -272,36 +280,32 @@ fn weights(parameters: &Parameters, layer: Layer) -> Panels {
 }
 
 impl Layer {
-    /// y = r + s (x Wᵀ + b) for some rows, which begin at `first`.
+    /// y = r + s (x Wᵀ + b) for some of a branch's rows, which begin at `first`.
     ///
     /// # Safety
     /// Nobody else may be at the same rows of y.
-    #[allow(clippy::too_many_arguments, reason = "all that the end of a branch takes")]
     unsafe fn onto(
         &self,
         parameters: &Parameters,
         w: &Panels,
-        residual: &Tensor,
+        (residual, branch): (&Tensor, Branch<'_>),
         x: Operand<'_>,
         first: usize,
-        drop_path: Option<&DropPath>,
         y: &Rows<'_>,
     ) {
         let width = residual.width();
-        if let Some(drop) = &drop_path {
-            check_offsets(&drop.offsets, residual.rows());
-        }
         self.forward(
             parameters,
             w,
             x,
             #[inline(always)]
             |row, column, values: &mut [f32]| {
-                let r = &residual.data()[(first + row) * width + column..][..values.len()];
-                let s = drop_path.map_or(1.0, |drop| drop.scale_of_row(first + row));
+                let row = branch.row(first + row);
+                let r = &residual.data()[row * width + column..][..values.len()];
+                let s = branch.scale();
                 combine(values, r, |y, r| s.mul_add(y, r));
                 // SAFETY: the caller's promise.
-                unsafe { y.put(first + row, column, values) };
+                unsafe { y.put(row, column, values) };
             },
         );
     }

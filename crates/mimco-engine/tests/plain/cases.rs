@@ -94,9 +94,10 @@ pub fn cases() -> Vec<Case> {
     cases.push(attention(1, 3, &[0, 0]));
     cases.extend([(12, 20, false), (13, 22, true)].map(|(height, width, masked)| patch_embed(3, height, width, masked)));
     cases.extend([false, true].map(tokens));
-    cases.extend([(false, 33), (true, 5)].map(|(dropped, inputs)| linear_residual(dropped, inputs)));
+    cases.extend([(Kept::All, 33), (Kept::ButTheThird, 5), (Kept::None, 4)].map(|(kept, inputs)| linear_residual(kept, inputs)));
     cases.extend([(35, 13, 37), (3, 70, 5), (0, 5, 6)].map(|(rows, inputs, outputs)| norm_linear(rows, inputs, outputs)));
-    cases.extend([(35, 67, true), (5, 3, false)].map(|(width, inner, dropped)| mlp(width, inner, dropped)));
+    cases.extend([Kept::ButTheThird, Kept::None].map(branch));
+    cases.extend([(35, 67, Kept::ButTheThird), (5, 3, Kept::All), (4, 6, Kept::None)].map(|(width, inner, kept)| mlp(width, inner, kept)));
     cases.extend([(45, 70, true), (45, 35, false), (1, 3, true)].map(|(rows, width, affine)| batch_norm(rows, width, affine)));
     let shape = NceShape { groups: 3, rows: 41, candidates: 23, beside: false, owners: false, temperature: 0.2 };
     cases.push(info_nce(shape));
@@ -264,29 +265,50 @@ fn tokens(masked: bool) -> Case {
     )
 }
 
-/// Images of 40, 0, 1 and 29 rows.
-fn drop_path() -> DropPath {
-    DropPath { scales: [1.25, 7.0, 0.0, 1.25].into(), offsets: [0, 40, 40, 41, 70].into() }
+/// Which of images of 40, 0, 1 and 29 rows keep a branch.
+#[derive(Clone, Copy, Debug)]
+enum Kept {
+    All,
+    ButTheThird,
+    None,
 }
 
-fn scale_of_row(row: usize) -> f64 {
-    if row == 40 { 0.0 } else { 1.25 }
+impl Kept {
+    fn drop_path(self) -> Option<DropPath> {
+        let keeps = |image: usize| matches!(self, Kept::ButTheThird) && image != 2;
+        (!matches!(self, Kept::All)).then(|| DropPath::new(1.25, &[0, 40, 40, 41, 70], keeps))
+    }
+
+    fn rows(self) -> Vec<usize> {
+        (0..70).filter(|&row| self.scale(row) != 0.0).collect()
+    }
+
+    /// Of the branch of a row.
+    fn scale(self, row: usize) -> f64 {
+        match self {
+            Kept::All => 1.0,
+            Kept::ButTheThird if row != 40 => 1.25,
+            Kept::ButTheThird | Kept::None => 0.0,
+        }
+    }
 }
 
-fn linear_residual(dropped: bool, inputs: usize) -> Case {
+fn linear_residual(kept: Kept, inputs: usize) -> Case {
     let outputs = 35;
     let mut random = Random(6);
     Case::new(
-        format!("linear_residual, {inputs} inputs, drop path {dropped}"),
+        format!("linear_residual, {inputs} inputs, {kept:?} kept"),
         vec![random.tensor(&[70, outputs], 1.0), random.tensor(&[70, inputs], 1.0)],
         vec![random.tensor(&[outputs, inputs], 0.5), random.tensor(&[outputs], 1.0)],
         move |a| {
             let branch =
                 |row: usize, output: usize| dot(&a[1][row * inputs..][..inputs], &a[2][output * inputs..][..inputs]) + a[3][output];
-            let scale = |row: usize| if dropped { scale_of_row(row) } else { 1.0 };
-            (0..70 * outputs).map(|i| a[0][i] + scale(i / outputs) * branch(i / outputs, i % outputs)).collect()
+            (0..70 * outputs).map(|i| a[0][i] + kept.scale(i / outputs) * branch(i / outputs, i % outputs)).collect()
         },
-        move |tape, x, p| tape.linear_residual(&x[0], &x[1], Layer { weight: p[0], bias: Some(p[1]) }, dropped.then(drop_path)),
+        move |tape, x, p| {
+            let branch = tape.select_rows(&x[1], &kept.rows().into());
+            tape.linear_residual(&x[0], &branch, Layer { weight: p[0], bias: Some(p[1]) }, kept.drop_path().as_ref())
+        },
     )
 }
 
@@ -320,29 +342,49 @@ fn norm_linear(rows: usize, inputs: usize, outputs: usize) -> Case {
         vec![random.tensor(&[rows, inputs], 1.0)],
         parameters.into(),
         |a| affine(&normal(&a[0], &a[1], &a[2]), &a[3], &a[4]),
-        |tape, x, p| tape.norm_linear(&x[0], norm(p), Layer { weight: p[2], bias: Some(p[3]) }),
+        |tape, x, p| tape.norm_linear(&x[0], norm(p), Layer { weight: p[2], bias: Some(p[3]) }, None),
+    )
+}
+
+/// x + s (norm(x) W₁ᵀ W₂ᵀ), a branch's beginning and its end, which share the stream and its gradient.
+fn branch(kept: Kept) -> Case {
+    let (width, inner) = (13, 37);
+    let mut random = Random(17);
+    let shapes = [vec![width], vec![width], vec![inner, width], vec![inner], vec![width, inner], vec![width]];
+    Case::new(
+        format!("norm_linear and linear_residual, {kept:?} kept"),
+        vec![random.tensor(&[70, width], 1.0)],
+        shapes.map(|shape| random.tensor(&shape, 0.5)).into(),
+        move |a| {
+            let branch = affine(&affine(&normal(&a[0], &a[1], &a[2]), &a[3], &a[4]), &a[5], &a[6]);
+            (0..70 * width).map(|i| a[0][i] + kept.scale(i / width) * branch[i]).collect()
+        },
+        move |tape, x, p| {
+            let drop_path = kept.drop_path();
+            let y = tape.norm_linear(&x[0], norm(p), Layer { weight: p[2], bias: Some(p[3]) }, drop_path.as_ref());
+            tape.linear_residual(&x[0], &y, Layer { weight: p[4], bias: Some(p[5]) }, drop_path.as_ref())
+        },
     )
 }
 
 /// Twice over, so that a value has two readers whose gradients come to one sum.
-fn mlp(width: usize, inner: usize, dropped: bool) -> Case {
+fn mlp(width: usize, inner: usize, kept: Kept) -> Case {
     let mut random = Random(7);
     let shapes = [vec![width], vec![width], vec![inner, width], vec![inner], vec![width, inner], vec![width]];
     let parameters = shapes.map(|shape| random.tensor(&shape, 1.0 / (width as f32).sqrt()));
-    let scale = move |row: usize| if dropped { scale_of_row(row) } else { 1.0 };
     let block = move |x: &[f64], a: &[Vec<f64>]| -> Vec<f64> {
         let hidden: Vec<f64> = affine(&normal(x, &a[1], &a[2]), &a[3], &a[4]).iter().map(|h| h * normal_cdf(*h)).collect();
-        affine(&hidden, &a[5], &a[6]).iter().enumerate().map(|(i, branch)| x[i] + scale(i / width) * branch).collect()
+        affine(&hidden, &a[5], &a[6]).iter().enumerate().map(|(i, branch)| x[i] + kept.scale(i / width) * branch).collect()
     };
     Case::new(
-        format!("mlp {width} {inner}, drop path {dropped}"),
+        format!("mlp {width} {inner}, {kept:?} kept"),
         vec![random.tensor(&[70, width], 1.0)],
         parameters.into(),
         move |a| block(&block(&a[0], a), a),
         move |tape, x, p| {
             let layers = [Layer { weight: p[2], bias: Some(p[3]) }, Layer { weight: p[4], bias: Some(p[5]) }];
-            let y = tape.mlp(&x[0], norm(p), layers, dropped.then(drop_path));
-            tape.mlp(&y, norm(p), layers, dropped.then(drop_path))
+            let y = tape.mlp(&x[0], norm(p), layers, kept.drop_path().as_ref());
+            tape.mlp(&y, norm(p), layers, kept.drop_path().as_ref())
         },
     )
 }

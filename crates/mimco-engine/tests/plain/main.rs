@@ -208,20 +208,20 @@ fn blocks(precision: Precision, recompute: bool) -> Yield {
     parameters.set_precision(precision);
     let x = random.tensor(&[rows, width], 1.0);
     let offsets: Arc<[usize]> = [0, 30, 31, rows].into();
-    let drop_path = DropPath { scales: [1.5, 0.0, 1.5].into(), offsets: offsets.clone() };
+    let drop_path = DropPath::new(1.5, &offsets, |image| image != 1);
     let mut tape = Tape::recording(&parameters);
     let leaf = tape.leaf(x.clone());
     let mut output = leaf.clone();
     for _ in 0..2 {
-        let (offsets, drop_path) = (offsets.clone(), drop_path.clone());
+        let drop_path = drop_path.clone();
         let block = move |tape: &mut Tape<'_>, x: &Var| {
             let layer = |weight, bias| Layer { weight, bias };
             let norm = Norm { weight: scale, bias: shift, eps: EPS };
-            let y = tape.norm_linear(x, norm, layer(qkv, None));
-            let y = tape.attention(&y, &offsets, 4);
+            let y = tape.norm_linear(x, norm, layer(qkv, None), Some(&drop_path));
+            let y = tape.attention(&y, &drop_path.offsets, 4);
             let y = tape.linear(&y, layer(projection, Some(shift)), Activation::Gelu);
-            let x = tape.linear_residual(x, &y, layer(projection, None), Some(drop_path.clone()));
-            tape.mlp(&x, norm, [layer(first, None), layer(second, Some(shift))], Some(drop_path.clone()))
+            let x = tape.linear_residual(x, &y, layer(projection, None), Some(&drop_path));
+            tape.mlp(&x, norm, [layer(first, None), layer(second, Some(shift))], Some(&drop_path))
         };
         output = if recompute { tape.recompute(&output, block) } else { block(&mut tape, &output) };
     }

@@ -215,13 +215,13 @@ impl Vit {
         let mut x = tape.tokens(&patches, batch, self.class, self.positions, how.masked.clone());
         let depth = how.blocks.unwrap_or(self.blocks.len());
         for (i, block) in self.blocks[..depth].iter().enumerate() {
-            let drops = how.drop_path.map(|(rate, seed, step)| {
+            let drops = how.drop_path.map_or([None, None], |(rate, seed, step)| {
                 let rate = rate * i as f32 / (self.blocks.len() - 1).max(1) as f32;
                 [0, 1].map(|branch| drop_path(rate, &offsets, seed, step, (2 * i + branch) as u64))
             });
             let (block, offsets, heads) = (*block, offsets.clone(), self.config.heads);
             let rows = how.rows.clone().filter(|_| i + 1 == depth);
-            let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, &drops, rows.as_ref());
+            let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, drops.clone(), rows.as_ref());
             x = if how.recompute { tape.recompute(&x, run) } else { run(tape, &x) };
         }
         tape.layer_norm(&x, self.norm)
@@ -236,37 +236,30 @@ impl Block {
         x: &Var,
         offsets: &Arc<[usize]>,
         heads: usize,
-        drops: &Option<[Option<DropPath>; 2]>,
+        [mut drop1, mut drop2]: [Option<DropPath>; 2],
         rows: Option<&Arc<[usize]>>,
     ) -> Var {
-        let [mut drop1, mut drop2] = drops.clone().unwrap_or_default();
-        let y = tape.norm_linear(x, self.norm1, self.qkv);
-        let mut y = tape.attention(&y, offsets, heads);
+        let y = tape.norm_linear(x, self.norm1, self.qkv, drop1.as_ref());
+        let mut y = tape.attention(&y, drop1.as_ref().map_or(offsets, |drop| &drop.offsets), heads);
         let mut x = x.clone();
         if let Some(rows) = rows {
-            (x, y) = (tape.select_rows(&x, rows), tape.select_rows(&y, rows));
-            [drop1, drop2] = [drop1, drop2].map(|drop| drop.map(|drop| among(drop, rows)));
+            x = tape.select_rows(&x, rows);
+            let (drop, places) = drop1.map(|drop| drop.among(rows)).unzip();
+            y = tape.select_rows(&y, places.as_ref().unwrap_or(rows));
+            (drop1, drop2) = (drop, drop2.map(|drop| drop.among(rows).0));
         }
-        let x = tape.linear_residual(&x, &y, self.proj, drop1);
-        tape.mlp(&x, self.norm2, [self.fc1, self.fc2], drop2)
+        let x = tape.linear_residual(&x, &y, self.proj, drop1.as_ref());
+        tape.mlp(&x, self.norm2, [self.fc1, self.fc2], drop2.as_ref())
     }
 }
 
-/// The same scales for some of the rows.
-fn among(drop: DropPath, rows: &[usize]) -> DropPath {
-    let offsets = drop.offsets.iter().map(|&first| rows.partition_point(|&row| row < first)).collect();
-    DropPath { scales: drop.scales, offsets }
-}
-
 /// Each image keeps the branch with probability 1 - rate, scaled to keep the mean.
-fn drop_path(rate: f32, offsets: &Arc<[usize]>, seed: u64, step: u64, place: u64) -> Option<DropPath> {
+fn drop_path(rate: f32, offsets: &[usize], seed: u64, step: u64, place: u64) -> Option<DropPath> {
     if rate == 0.0 {
         return None;
     }
     let mut rng = keyed(seed, Purpose::DropPath, step, place);
-    let mut keep = || unit(&mut rng) >= rate;
-    let scales = (1..offsets.len()).map(|_| if keep() { 1.0 / (1.0 - rate) } else { 0.0 }).collect();
-    Some(DropPath { scales, offsets: offsets.clone() })
+    Some(DropPath::new(1.0 / (1.0 - rate), offsets, |_| unit(&mut rng) >= rate))
 }
 
 /// Two-dimensional sines and cosines of temperature 10,000: a quarter of the width each for sin x, cos x, sin y, cos y;
