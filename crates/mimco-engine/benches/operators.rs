@@ -3,7 +3,7 @@
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, RunningStatistics};
+use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, Prefix, Residual, RunningStatistics};
 use mimco_engine::optim::{Optimizer, Rule, gradient_norm, momentum_update};
 use mimco_engine::{ParameterId, Parameters, Precision, Tape, Tensor, Var};
 use std::sync::Arc;
@@ -78,7 +78,7 @@ fn tokens(bencher: Bencher<'_, '_>) {
     let hidden: Arc<[bool]> = (0..BATCH * (TOKENS - 1)).map(|i| i % 2 == 0).collect();
     let seen = tensor(&[BATCH * (TOKENS - 1) / 2, WIDTH]);
     both_ways(bencher, Precision::F32, seen, &[&[1, 1, WIDTH], &[1, TOKENS, WIDTH], &[1, 1, WIDTH]], |tape, x, ids| {
-        tape.tokens(x, BATCH, ids[0], ids[1], Some(Masked { token: ids[2], places: hidden.clone() }))
+        tape.tokens(x, BATCH, Prefix { class: ids[0], registers: None }, ids[1], Some(Masked { token: ids[2], places: hidden.clone() }))
     });
 }
 
@@ -105,13 +105,17 @@ fn norm_linear_and_attention(bencher: Bencher<'_, '_>, precision: Precision) {
 
 #[divan::bench(args = BOTH)]
 fn linear_residual(bencher: Bencher<'_, '_>, precision: Precision) {
-    both_ways(bencher, precision, rows(), &[&[WIDTH, WIDTH], &[WIDTH]], |tape, x, ids| tape.linear_residual(x, x, layer(ids), None));
+    both_ways(bencher, precision, rows(), &[&[WIDTH, WIDTH], &[WIDTH]], |tape, x, ids| {
+        tape.linear_residual(x, x, layer(ids), Residual::default())
+    });
 }
 
 #[divan::bench(args = BOTH)]
 fn mlp(bencher: Bencher<'_, '_>, precision: Precision) {
     let shapes: [&[usize]; 6] = [&[WIDTH], &[WIDTH], &[4 * WIDTH, WIDTH], &[4 * WIDTH], &[WIDTH, 4 * WIDTH], &[WIDTH]];
-    both_ways(bencher, precision, rows(), &shapes, |tape, x, ids| tape.mlp(x, norm(ids), [layer(&ids[2..]), layer(&ids[4..])], None));
+    both_ways(bencher, precision, rows(), &shapes, |tape, x, ids| {
+        tape.mlp(x, norm(ids), [layer(&ids[2..]), layer(&ids[4..])], Residual::default())
+    });
 }
 
 /// Half the images drop the branch: half the time, but for the weights' packing and the rows that pass by.
@@ -120,7 +124,8 @@ fn mlp_of_half_the_images(bencher: Bencher<'_, '_>, precision: Precision) {
     let shapes: [&[usize]; 6] = [&[WIDTH], &[WIDTH], &[4 * WIDTH, WIDTH], &[4 * WIDTH], &[WIDTH, 4 * WIDTH], &[WIDTH]];
     let drop_path = DropPath::new(2.0, &offsets(), |image| image % 2 == 0);
     both_ways(bencher, precision, rows(), &shapes, |tape, x, ids| {
-        tape.mlp(x, norm(ids), [layer(&ids[2..]), layer(&ids[4..])], Some(&drop_path))
+        let how = Residual { gamma: None, drop_path: Some(&drop_path) };
+        tape.mlp(x, norm(ids), [layer(&ids[2..]), layer(&ids[4..])], how)
     });
 }
 
@@ -152,7 +157,7 @@ fn select_rows(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn mean_tokens(bencher: Bencher<'_, '_>) {
-    both_ways(bencher, Precision::F32, rows(), &[], |tape, x, _| tape.mean_tokens(x, &offsets()));
+    both_ways(bencher, Precision::F32, rows(), &[], |tape, x, _| tape.mean_tokens(x, &offsets(), 1));
 }
 
 /// MimCo's patch loss: each hidden patch among those of its image.

@@ -1,6 +1,8 @@
 //! Every operator against PyTorch: forward and all gradients, computed there in f64 (fixtures/make_fixtures.py).
 
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, RunningStatistics, layer_norm_plain};
+use mimco_engine::ops::{
+    Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, Prefix, Residual, RunningStatistics, layer_norm_plain,
+};
 use mimco_engine::optim::{Optimizer, Rule, clip_factor, gradient_norm};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use safetensors::{Dtype, SafeTensors};
@@ -145,7 +147,7 @@ fn assemble_tokens() {
     let seen: Arc<[usize]> = (0..places.len()).filter(|&place| !places[place]).collect();
     fixture.operator(&parameters, "patches", |tape, patches| {
         let patches = tape.select_rows(patches, &seen);
-        tape.tokens(&patches, 3, class, positions, Some(Masked { token, places: places.clone() }))
+        tape.tokens(&patches, 3, Prefix { class, registers: None }, positions, Some(Masked { token, places: places.clone() }))
     });
 }
 
@@ -153,6 +155,10 @@ fn assemble_tokens() {
 fn drop_path(fixture: &Fixture) -> DropPath {
     let scales = fixture.tensor("scale");
     DropPath::new(scales.data()[0], &fixture.rows("offsets"), |image| scales.data()[image] != 0.0)
+}
+
+fn how(drop_path: &DropPath) -> Residual<'_> {
+    Residual { gamma: None, drop_path: Some(drop_path) }
 }
 
 #[test]
@@ -167,7 +173,7 @@ fn linear_residual() {
             let (residual, x) = if wanted == "residual" { (input, &other) } else { (&other, input) };
             // PyTorch's branch has all rows; ours wants those that keep it.
             let x = tape.select_rows(x, &drop_path.rows);
-            tape.linear_residual(residual, &x, Layer { weight, bias: Some(bias) }, Some(&drop_path))
+            tape.linear_residual(residual, &x, Layer { weight, bias: Some(bias) }, how(&drop_path))
         });
     }
 }
@@ -188,7 +194,7 @@ fn mlp() {
         fixture.parameters(["norm_weight", "norm_bias", "weight1", "bias1", "weight2", "bias2"]);
     let norm = Norm { weight, bias, eps: 1e-6 };
     let layers = [Layer { weight: w1, bias: Some(b1) }, Layer { weight: w2, bias: Some(b2) }];
-    fixture.operator(&parameters, "x", |tape, x| tape.mlp(x, norm, layers, Some(&drop_path)));
+    fixture.operator(&parameters, "x", |tape, x| tape.mlp(x, norm, layers, how(&drop_path)));
 }
 
 #[test]
@@ -253,7 +259,7 @@ fn select_rows() {
 fn mean_tokens() {
     let fixture = Fixture::read("mean_tokens", "");
     let offsets = fixture.rows("offsets");
-    fixture.operator(&Parameters::new(), "x", |tape, x| tape.mean_tokens(x, &offsets));
+    fixture.operator(&Parameters::new(), "x", |tape, x| tape.mean_tokens(x, &offsets, 1));
 }
 
 #[test]

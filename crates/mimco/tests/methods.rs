@@ -17,7 +17,7 @@ const HALVES: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 const CLOCK: Clock = Clock { step: 0, draw: 0, total: 10, epoch: 0, seed: 1 };
 
 fn vit(width: usize, depth: usize, heads: usize, position: Position, (mean, std): ([f32; 3], [f32; 3])) -> VitConfig {
-    VitConfig { width, depth, heads, mlp: 4 * width, patch: 4, image: 16, position, mean, std }
+    VitConfig { heads, position, mean, std, ..VitConfig::plain(width, depth, 4 * width, 4, 16) }
 }
 
 fn fixture(name: &str) -> File {

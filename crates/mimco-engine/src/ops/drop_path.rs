@@ -1,7 +1,6 @@
 //! Drop path: some images leave a residual branch out, that of the others grows by as much, so that the mean stays. The branch is worked out for
 //! the rows that keep it, and for no others.
 
-use crate::Tensor;
 use std::sync::Arc;
 
 /// Who keeps a branch.
@@ -34,54 +33,5 @@ impl DropPath {
         let (rows, places): (Vec<usize>, Vec<usize>) = kept.unzip();
         let offsets = self.offsets.iter().map(|&first| places.partition_point(|&place| place < first)).collect();
         (DropPath { scale: self.scale, rows: rows.into(), offsets }, places.into())
-    }
-}
-
-/// A branch's rows among those of the residual stream.
-#[derive(Clone, Copy)]
-pub(super) struct Branch<'a> {
-    drop_path: Option<&'a DropPath>,
-    stream: usize,
-}
-
-impl<'a> Branch<'a> {
-    /// `stream` rows, of which drop path leaves some out.
-    pub fn of(drop_path: Option<&'a DropPath>, stream: usize) -> Branch<'a> {
-        if let Some(drop) = drop_path {
-            let rising = drop.rows.is_sorted_by(|a, b| a < b) && drop.rows.last().is_none_or(|&last| last < stream);
-            assert!(rising, "the rows that keep a branch rise, and are rows of the stream");
-        }
-        Branch { drop_path, stream }
-    }
-
-    /// Number of the branch's rows.
-    pub fn len(&self) -> usize {
-        self.drop_path.map_or(self.stream, |drop| drop.rows.len())
-    }
-
-    /// The stream's row that is the branch's row `row`.
-    #[inline(always)]
-    pub fn row(&self, row: usize) -> usize {
-        self.drop_path.map_or(row, |drop| drop.rows[row])
-    }
-
-    /// What the branch is multiplied by.
-    #[inline(always)]
-    pub fn scale(&self) -> f32 {
-        self.drop_path.map_or(1.0, |drop| drop.scale)
-    }
-
-    /// The rows that are left out become what they are in `from`, or 0.
-    pub fn leave_out(&self, from: Option<&Tensor>, to: &mut Tensor) {
-        let Some(drop) = self.drop_path else { return };
-        let width = to.width();
-        let mut kept = drop.rows.iter().copied().peekable();
-        for (row, to) in to.data_mut().chunks_exact_mut(width.max(1)).enumerate() {
-            match (kept.next_if_eq(&row), from) {
-                (Some(_), _) => {}
-                (None, Some(from)) => to.copy_from_slice(&from.data()[row * width..][..width]),
-                (None, None) => to.fill(0.0),
-            }
-        }
     }
 }

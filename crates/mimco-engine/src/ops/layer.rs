@@ -1,7 +1,7 @@
 //! An affine map's parameters, and its three products: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x. What comes before or after a product is done while
 //! its numbers are in cache: each writes what the next one reads, in the form in which that reads it.
 
-use super::drop_path::Branch;
+use super::residual::Branch;
 use super::store::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
 use crate::cpu::number::Number;
@@ -87,14 +87,17 @@ impl Layer {
         });
     }
 
-    /// dW += dyᵀ x, where W is trained.
-    pub(super) fn weight_gradient(&self, pass: &mut Backpass<'_>, dy: &Panels, x: impl FnOnce() -> Panels) {
+    /// dW += dyᵀ x and db += the columns' sums of dy, where they are trained.
+    pub(super) fn gradients(&self, pass: &mut Backpass<'_>, dy: &Outgoing, x: impl FnOnce() -> Panels) {
+        if let Some(db) = self.bias.and_then(|b| pass.gradient(b)) {
+            dy.sums.add_to(db);
+        }
         let Some(dw) = pass.gradient(self.weight) else { return };
         let x = x();
         let inputs = x.columns();
-        assert_eq!(dw.len(), dy.columns() * inputs, "a gradient of another size");
+        assert_eq!(dw.len(), dy.panels.columns() * inputs, "a gradient of another size");
         let dw = Parts::new(dw);
-        product_in_parts(Left::Columns(dy), &x, |mut tile| {
+        product_in_parts(Left::Columns(&dy.panels), &x, |mut tile| {
             tile.each_row(
                 #[inline(always)]
                 |row, column, values| {
@@ -106,10 +109,41 @@ impl Layer {
         });
     }
 
-    /// db += the columns' sums of dy.
-    pub(super) fn bias_gradient(&self, pass: &mut Backpass<'_>, sums: &ColumnSums) {
+    /// The same for a layer y = γ ⊙ (x Wᵀ + b), from D = s dy before γ. With G = Dᵀ x and g the columns' sums of D: dW += γ G, db += γ g, and
+    /// dγ_j += G_j · W_j + g_j b_j, so that x Wᵀ + b need not be kept.
+    pub(super) fn scaled_gradients(&self, pass: &mut Backpass<'_>, gamma: ParameterId, d: &Outgoing, x: impl FnOnce() -> Panels) {
+        let [weight, bias] = [Some(self.weight), self.bias].map(|id| id.map(|id| pass.parameter(id)));
+        let (scale, outputs) = (pass.parameter(gamma), d.panels.columns());
+        let mut sums = vec![0.0; outputs];
+        d.sums.add_to(&mut sums);
         if let Some(db) = self.bias.and_then(|b| pass.gradient(b)) {
-            sums.add_to(db);
+            db.iter_mut().zip(&sums).zip(scale).for_each(|((db, g), s)| *db += s * g);
+        }
+        let x = x();
+        let (inputs, panels) = (x.columns(), x.columns().div_ceil(PANEL));
+        let weight = weight.unwrap_or_default();
+        // A row's products with W by panel, each one thread's: [outputs, panels]
+        let mut products = Tensor::zeros([outputs, panels]);
+        {
+            let products = Parts::new(products.data_mut());
+            let dw = pass.gradient(self.weight).map(Parts::new);
+            product_in_parts(Left::Columns(&d.panels), &x, |mut tile| {
+                tile.each_row(|row, column, values| {
+                    let place = row * inputs + column;
+                    // SAFETY: tiles do not overlap, and parts of one tile come one after the other.
+                    unsafe {
+                        let product = &mut products.part(row * panels + column / PANEL, 1)[0];
+                        *product += values.iter().zip(&weight[place..]).map(|(v, w)| v * w).sum::<f32>();
+                        if let Some(dw) = &dw {
+                            dw.part(place, values.len()).iter_mut().zip(&*values).for_each(|(dw, v)| *dw += scale[row] * v);
+                        }
+                    }
+                });
+            });
+        }
+        let Some(dgamma) = pass.gradient(gamma) else { return };
+        for (row, (dgamma, products)) in dgamma.iter_mut().zip(products.data().chunks_exact(panels.max(1))).enumerate() {
+            *dgamma += products.iter().sum::<f32>() + bias.map_or(0.0, |bias| sums[row] * bias[row]);
         }
     }
 }
@@ -139,7 +173,7 @@ impl Outgoing {
 }
 
 impl OutgoingRows<'_> {
-    /// Some of a branch's rows of s dy, times GELU's derivative where `before` is what it was applied to; `out` gets them from row `first` on, as
+    /// Some of a branch's rows of s dy (for `out` times γ), times GELU's derivative where `before` is what it was applied to; `out` gets them from row `first` on, as
     /// dx = dy W takes them.
     ///
     /// # Safety
@@ -153,6 +187,8 @@ impl OutgoingRows<'_> {
     ) {
         let width = self.width;
         let mut pair = [Buffer::stale(width), Buffer::stale(width)];
+        let gamma = branch.gamma(0, width);
+        let mut scaled = Buffer::stale(gamma.map_or(0, <[f32]>::len));
         // SAFETY: the caller's promise.
         let sums = unsafe { self.sums.of_rows(block.start, 0, width) };
         for upper in block.clone().step_by(2) {
@@ -175,6 +211,13 @@ impl OutgoingRows<'_> {
                             Some(Values::Bf16(before)) => times_derivative(values, &before[row * width..][..width]),
                         }
                         sums.iter_mut().zip(&values[..]).for_each(|(s, v)| *s += v);
+                        let values = match gamma {
+                            None => &values[..],
+                            Some(gamma) => {
+                                scaled.iter_mut().zip(&values[..]).zip(gamma).for_each(|((s, v), g)| *s = v * g);
+                                &scaled[..]
+                            }
+                        };
                         // SAFETY: the caller's promise.
                         unsafe { out.put(first + row - block.start, 0, values) };
                     }

@@ -1,6 +1,6 @@
 //! Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over each row; var is the biased one.
 
-use super::drop_path::Branch;
+use super::residual::Branch;
 use super::store::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
 use crate::cpu::product::{PanelRows, Precision, in_blocks};

@@ -1,18 +1,18 @@
 //! Affine maps y = act(x Wᵀ + b), alone and as the parts of a transformer's branches: the norm before, the residual sum after, the whole MLP.
 //! A block of rows goes all the way through a branch, and all the way back, before the next one does.
 //!
-//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. Drop path leaves some
-//! rows out of a branch and multiplies the rest by s, 1 / (1 - rate). Products are in the parameters' precision, residual sums in f32.
+//! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. How a branch
+//! joins the stream, s γ ⊙, stands in residual.rs. Products are in the parameters' precision, residual sums in f32.
 
-use super::drop_path::Branch;
 use super::layer::{Outgoing, first_rows, rows_of, stale_rows};
 use super::layer_norm::Backward;
+use super::residual::{Branch, Residual};
 use super::store::Rows;
 use super::{Activation, DropPath, Layer, Norm};
 use crate::cpu::product::{Operand, PANEL, Panels, in_blocks, product, product_serial};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{combine, gelu, wide};
-use crate::{Parameters, Tape, Tensor, Var};
+use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};
 
 impl Tape<'_> {
     /// y = act(x Wᵀ + b): x [rows, inputs] -> [rows, outputs], in x's precision.
@@ -61,8 +61,7 @@ impl Tape<'_> {
                     unsafe { outgoing.of(block, (&dy, all), before.as_ref(), (&out, first)) };
                 });
             }
-            layer.bias_gradient(pass, &outgoing.sums);
-            layer.weight_gradient(pass, &outgoing.panels, || Panels::new(x.value.operand(), precision));
+            layer.gradients(pass, &outgoing, || Panels::new(x.value.operand(), precision));
             if x.node().is_some() {
                 let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
                 {
@@ -133,17 +132,16 @@ impl Tape<'_> {
                 });
             }
             drop(dy);
-            layer.bias_gradient(pass, &outgoing.sums);
-            layer.weight_gradient(pass, &outgoing.panels, || normal);
+            layer.gradients(pass, &outgoing, || normal);
         })
     }
 
-    /// The end of a branch, y = r + s (x Wᵀ + b): residual r [rows, outputs], x [rows that keep it, inputs] -> [rows, outputs].
-    pub fn linear_residual(&mut self, residual: &Var, x: &Var, layer: Layer, drop_path: Option<&DropPath>) -> Var {
+    /// The end of a branch, y = r + s γ ⊙ (x Wᵀ + b): residual r [rows, outputs], x [rows that keep it, inputs] -> [rows, outputs].
+    pub fn linear_residual(&mut self, residual: &Var, x: &Var, layer: Layer, how: Residual<'_>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
-        let (drop_path, stream) = (drop_path.cloned(), residual.value.rows());
+        let (gamma, drop_path, stream) = (how.gamma, how.drop_path.cloned(), residual.value.rows());
         let ([outputs, inputs], rows) = (layer.sizes(parameters), x.value.rows());
-        let branch = Branch::of(drop_path.as_ref(), stream);
+        let branch = Branch::of(drop_path.as_ref(), stream).scaled(parameters, gamma);
         assert!(inputs == x.value.width() && [rows, outputs] == [branch.len(), residual.value.width()], "a branch of another size");
         let mut y = Tensor::stale(residual.value.dims());
         branch.leave_out(Some(&residual.value), &mut y);
@@ -156,12 +154,12 @@ impl Tape<'_> {
             });
         }
         let [weight, bias] = layer.parameters();
-        if !self.wants_gradient(&[residual, x], &[weight, bias]) {
+        if !self.wants_gradient(&[residual, x], &[weight, bias, gamma.unwrap_or(weight)]) {
             return Var::constant(y);
         }
         let (residual, x) = (residual.node(), x.clone());
         self.record(y, move |dy, pass| {
-            let branch = Branch::of(drop_path.as_ref(), stream);
+            let branch = Branch::of(drop_path.as_ref(), stream).scaled(parameters, gamma);
             let w = weights(parameters, layer);
             let mut outgoing = Outgoing::stale(rows, outputs, precision);
             let mut dx = Tensor::stale_in(x.value.precision(), [rows, inputs]);
@@ -179,21 +177,20 @@ impl Tape<'_> {
             }
             pass.add(residual, dy);
             pass.add(x.node(), dx);
-            layer.bias_gradient(pass, &outgoing.sums);
-            layer.weight_gradient(pass, &outgoing.panels, || Panels::new(x.value.operand(), precision));
+            layer.end_gradients(pass, gamma, &outgoing, || Panels::new(x.value.operand(), precision));
         })
     }
 
-    /// A transformer's second branch, y = x + s (gelu(norm(x) W₁ᵀ + b₁) W₂ᵀ + b₂): x [rows, width] -> [rows, width]. Of the hidden rows the way
+    /// A transformer's second branch, y = x + s γ ⊙ (gelu(norm(x) W₁ᵀ + b₁) W₂ᵀ + b₂): x [rows, width] -> [rows, width]. Of the hidden rows the way
     /// back keeps what stands before the activation alone, in sheets of 32 columns, [sheet · rows + row, 32], as it is written and read.
-    pub fn mlp(&mut self, x: &Var, norm: Norm, [first, second]: [Layer; 2], drop_path: Option<&DropPath>) -> Var {
+    pub fn mlp(&mut self, x: &Var, norm: Norm, [first, second]: [Layer; 2], how: Residual<'_>) -> Var {
         let (parameters, precision) = (self.parameters(), self.precision());
         let ([inner, inputs], [outputs, inner_too]) = (first.sizes(parameters), second.sizes(parameters));
-        let (drop_path, stream, width) = (drop_path.cloned(), x.value.rows(), x.value.width());
-        let branch = Branch::of(drop_path.as_ref(), stream);
+        let (gamma, drop_path, stream, width) = (how.gamma, how.drop_path.cloned(), x.value.rows(), x.value.width());
+        let branch = Branch::of(drop_path.as_ref(), stream).scaled(parameters, gamma);
         let rows = branch.len();
         assert!(inputs == width && outputs == width && inner == inner_too, "{}: sizes", parameters.entry(first.weight).name);
-        let trained = [[norm.weight, norm.bias], first.parameters(), second.parameters()].concat();
+        let trained = [[norm.weight, norm.bias], first.parameters(), second.parameters(), [gamma.unwrap_or(norm.weight); 2]].concat();
         let wants = self.wants_gradient(&[x], &trained);
         let [mut y, mut statistics] = [Tensor::stale(x.value.dims()), Tensor::stale([rows, 2])];
         branch.leave_out(Some(&x.value), &mut y);
@@ -231,7 +228,7 @@ impl Tape<'_> {
         let (true, Some(before)) = (wants, before) else { return Var::constant(y) };
         let x = x.clone();
         self.record(y, move |dy, pass| {
-            let branch = Branch::of(drop_path.as_ref(), stream);
+            let branch = Branch::of(drop_path.as_ref(), stream).scaled(parameters, gamma);
             let [w1, w2] = [first, second].map(|layer| weights(parameters, layer));
             let [mut dbranch, mut dbefore] = [width, inner].map(|width| Outgoing::stale(rows, width, precision));
             let [mut normal, mut hidden] = [width, inner].map(|width| Panels::stale(rows, width, precision));
@@ -266,10 +263,8 @@ impl Tape<'_> {
                 });
             }
             drop((w1, w2, before, dy));
-            for (layer, dy, x) in [(second, dbranch, hidden), (first, dbefore, normal)] {
-                layer.bias_gradient(pass, &dy.sums);
-                layer.weight_gradient(pass, &dy.panels, || x);
-            }
+            second.end_gradients(pass, gamma, &dbranch, || hidden);
+            first.gradients(pass, &dbefore, || normal);
         })
     }
 }
@@ -280,7 +275,15 @@ fn weights(parameters: &Parameters, layer: Layer) -> Panels {
 }
 
 impl Layer {
-    /// y = r + s (x Wᵀ + b) for some of a branch's rows, which begin at `first`.
+    /// The gradients of a branch's last layer, and γ's.
+    fn end_gradients(&self, pass: &mut Backpass<'_>, gamma: Option<ParameterId>, dy: &Outgoing, x: impl FnOnce() -> Panels) {
+        match gamma {
+            None => self.gradients(pass, dy, x),
+            Some(gamma) => self.scaled_gradients(pass, gamma, dy, x),
+        }
+    }
+
+    /// y = r + s γ ⊙ (x Wᵀ + b) for some of a branch's rows, which begin at `first`.
     ///
     /// # Safety
     /// Nobody else may be at the same rows of y.
@@ -302,6 +305,9 @@ impl Layer {
             |row, column, values: &mut [f32]| {
                 let row = branch.row(first + row);
                 let r = &residual.data()[row * width + column..][..values.len()];
+                if let Some(gamma) = branch.gamma(column, values.len()) {
+                    combine(values, gamma, |y, g| y * g);
+                }
                 let s = branch.scale();
                 combine(values, r, |y, r| s.mul_add(y, r));
                 // SAFETY: the caller's promise.

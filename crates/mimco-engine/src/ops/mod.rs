@@ -10,6 +10,7 @@ mod layer_norm;
 mod linear;
 mod patch_embed;
 mod pooling;
+mod residual;
 mod store;
 mod tokens;
 mod weighted_sum;
@@ -19,7 +20,8 @@ pub use drop_path::DropPath;
 pub use info_nce::{Candidates, Contrast};
 pub use layer::{Activation, Layer};
 pub use layer_norm::{Norm, layer_norm_plain};
-pub use tokens::Masked;
+pub use residual::Residual;
+pub use tokens::{Masked, Prefix};
 
 /// The rows of a packed tensor by image: image i owns `offsets[i]..offsets[i + 1]`, all of them together every row.
 fn check_offsets(offsets: &[usize], rows: usize) {

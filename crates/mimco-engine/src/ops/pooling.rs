@@ -39,14 +39,14 @@ impl Tape<'_> {
         })
     }
 
-    /// x [rows, width], offsets [images + 1] -> [images, width]: the mean of each image's rows but its first, the class
-    /// token; 0 for an image without others.
-    pub fn mean_tokens(&mut self, x: &Var, offsets: &Arc<[usize]>) -> Var {
+    /// x [rows, width], offsets [images + 1] -> [images, width]: the mean of each image's rows but its first `prefix`, the class token and
+    /// registers; 0 for an image without others.
+    pub fn mean_tokens(&mut self, x: &Var, offsets: &Arc<[usize]>, prefix: usize) -> Var {
         let width = x.value.width();
         check_offsets(offsets, x.value.rows());
         let mut y = Tensor::zeros([offsets.len() - 1, width]);
         for_each_chunk(y.data_mut(), width, |image, y| {
-            let rows = offsets[image] + 1..offsets[image + 1];
+            let rows = offsets[image] + prefix..offsets[image + 1];
             let share = 1.0 / rows.len() as f32;
             rows.for_each(|row| add_scaled(y, share, &x.value.data()[row * width..][..width]));
         });
@@ -58,7 +58,7 @@ impl Tape<'_> {
             let mut dx = Tensor::zeros(&shape[..]);
             let data = dx.data_mut();
             for (image, dy) in dy.data().chunks_exact(width).enumerate() {
-                let rows = offsets[image] + 1..offsets[image + 1];
+                let rows = offsets[image] + prefix..offsets[image + 1];
                 let share = 1.0 / rows.len() as f32;
                 rows.for_each(|row| add_scaled(&mut data[row * width..][..width], share, dy));
             }

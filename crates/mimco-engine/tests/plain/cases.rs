@@ -1,6 +1,6 @@
 //! The operators' formulas, written out plainly in f64, beside the engine's calls; shapes are odd and end within a block.
 
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, RunningStatistics};
+use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, Prefix, Residual, RunningStatistics};
 use mimco_engine::{ParameterId, Tape, Tensor, Var};
 use std::sync::Arc;
 
@@ -93,11 +93,23 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(1, 5), (3, 7), (2, 16)].map(|(heads, size)| attention(heads, size, &[0, 37, 38, 38, 55])));
     cases.push(attention(1, 3, &[0, 0]));
     cases.extend([(12, 20, false), (13, 22, true)].map(|(height, width, masked)| patch_embed(3, height, width, masked)));
-    cases.extend([false, true].map(tokens));
-    cases.extend([(Kept::All, 33), (Kept::ButTheThird, 5), (Kept::None, 4)].map(|(kept, inputs)| linear_residual(kept, inputs)));
+    cases.extend([(false, 0), (true, 0), (true, 2), (false, 3)].map(|(masked, registers)| tokens(masked, registers)));
+    cases.extend(
+        [(Kept::All, 33, false), (Kept::ButTheThird, 5, false), (Kept::None, 4, true), (Kept::All, 5, true), (Kept::ButTheThird, 71, true)]
+            .map(|(kept, inputs, scaled)| linear_residual(kept, inputs, scaled)),
+    );
     cases.extend([(35, 13, 37), (3, 70, 5), (0, 5, 6)].map(|(rows, inputs, outputs)| norm_linear(rows, inputs, outputs)));
     cases.extend([Kept::ButTheThird, Kept::None].map(branch));
-    cases.extend([(35, 67, Kept::ButTheThird), (5, 3, Kept::All), (4, 6, Kept::None)].map(|(width, inner, kept)| mlp(width, inner, kept)));
+    cases.extend(
+        [
+            (35, 67, Kept::ButTheThird, false),
+            (5, 3, Kept::All, false),
+            (4, 6, Kept::None, false),
+            (35, 67, Kept::ButTheThird, true),
+            (5, 3, Kept::All, true),
+        ]
+        .map(|(width, inner, kept, scaled)| mlp(width, inner, kept, scaled)),
+    );
     cases.extend([(45, 70, true), (45, 35, false), (1, 3, true)].map(|(rows, width, affine)| batch_norm(rows, width, affine)));
     let shape = NceShape { groups: 3, rows: 41, candidates: 23, beside: false, owners: false, temperature: 0.2 };
     cases.push(info_nce(shape));
@@ -112,7 +124,7 @@ pub fn cases() -> Vec<Case> {
     cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { beside: true, temperature: 0.01, ..shape }) });
     cases.extend([13, 0].map(l1));
     cases.push(select_rows());
-    cases.push(mean_tokens());
+    cases.extend([1, 3].map(mean_tokens));
     cases.push(weighted_sum());
     cases
 }
@@ -230,37 +242,36 @@ fn patch_embed(batch: usize, height: usize, width: usize, masked: bool) -> Case 
     )
 }
 
-fn tokens(masked: bool) -> Case {
+fn tokens(masked: bool, registers: usize) -> Case {
     let (batch, count, width) = (3, 5, 19);
     let mut random = Random(5);
     let places: Arc<[bool]> = (0..batch * count).map(|i| masked && i % 3 != 1).collect();
     let hidden = places.clone();
+    // The class token, positions, registers, the mask token: those that are there.
     let mut parameters = vec![random.tensor(&[1, 1, width], 1.0), random.tensor(&[1, count + 1, width], 1.0)];
-    if masked {
-        parameters.push(random.tensor(&[1, 1, width], 1.0));
-    }
+    parameters.extend((registers > 0).then(|| random.tensor(&[1, registers, width], 1.0)));
+    parameters.extend(masked.then(|| random.tensor(&[1, 1, width], 1.0)));
+    let mask_token = parameters.len();
     Case::new(
-        format!("tokens, masked {masked}"),
+        format!("tokens, masked {masked}, {registers} registers"),
         vec![random.tensor(&[batch * count, width], 1.0)],
         parameters,
         move |a| {
-            let element = |image: usize, token: usize, i: usize| {
-                let place = (image * count + token).wrapping_sub(1);
-                let content = match token {
-                    0 => a[1][i],
-                    _ if hidden[place] => a[3][i],
-                    _ => a[0][place * width + i],
-                };
-                content + a[2][token * width + i]
+            let patch = |place: usize, i: usize| if hidden[place] { a[mask_token][i] } else { a[0][place * width + i] };
+            let element = |image: usize, token: usize, i: usize| match token {
+                0 => a[1][i] + a[2][i],
+                _ if token <= registers => a[3][(token - 1) * width + i],
+                _ => patch(image * count + token - registers - 1, i) + a[2][(token - registers) * width + i],
             };
-            let row = (count + 1) * width;
+            let row = (1 + registers + count) * width;
             (0..batch * row).map(|i| element(i / row, i % row / width, i % width)).collect()
         },
         move |tape, x, p| {
-            let masked = p.get(2).map(|&token| Masked { token, places: places.clone() });
+            let prefix = Prefix { class: p[0], registers: (registers > 0).then(|| p[2]) };
+            let masked = masked.then(|| Masked { token: p[mask_token - 1], places: places.clone() });
             let seen: Arc<[usize]> = (0..batch * count).filter(|&place| !places[place]).collect();
             let patches = tape.select_rows(&x[0], &seen);
-            tape.tokens(&patches, batch, p[0], p[1], masked)
+            tape.tokens(&patches, batch, prefix, p[1], masked)
         },
     )
 }
@@ -293,21 +304,26 @@ impl Kept {
     }
 }
 
-fn linear_residual(kept: Kept, inputs: usize) -> Case {
+fn linear_residual(kept: Kept, inputs: usize, scaled: bool) -> Case {
     let outputs = 35;
     let mut random = Random(6);
+    let mut parameters = vec![random.tensor(&[outputs, inputs], 0.5), random.tensor(&[outputs], 1.0)];
+    parameters.extend(scaled.then(|| random.tensor(&[outputs], 1.0)));
     Case::new(
-        format!("linear_residual, {inputs} inputs, {kept:?} kept"),
+        format!("linear_residual, {inputs} inputs, {kept:?} kept, LayerScale {scaled}"),
         vec![random.tensor(&[70, outputs], 1.0), random.tensor(&[70, inputs], 1.0)],
-        vec![random.tensor(&[outputs, inputs], 0.5), random.tensor(&[outputs], 1.0)],
+        parameters,
         move |a| {
             let branch =
                 |row: usize, output: usize| dot(&a[1][row * inputs..][..inputs], &a[2][output * inputs..][..inputs]) + a[3][output];
-            (0..70 * outputs).map(|i| a[0][i] + kept.scale(i / outputs) * branch(i / outputs, i % outputs)).collect()
+            let gamma = |output: usize| a.get(4).map_or(1.0, |gamma| gamma[output]);
+            (0..70 * outputs).map(|i| a[0][i] + kept.scale(i / outputs) * gamma(i % outputs) * branch(i / outputs, i % outputs)).collect()
         },
         move |tape, x, p| {
             let branch = tape.select_rows(&x[1], &kept.rows().into());
-            tape.linear_residual(&x[0], &branch, Layer { weight: p[0], bias: Some(p[1]) }, kept.drop_path().as_ref())
+            let drop_path = kept.drop_path();
+            let how = Residual { gamma: p.get(2).copied(), drop_path: drop_path.as_ref() };
+            tape.linear_residual(&x[0], &branch, Layer { weight: p[0], bias: Some(p[1]) }, how)
         },
     )
 }
@@ -362,29 +378,38 @@ fn branch(kept: Kept) -> Case {
         move |tape, x, p| {
             let drop_path = kept.drop_path();
             let y = tape.norm_linear(&x[0], norm(p), Layer { weight: p[2], bias: Some(p[3]) }, drop_path.as_ref());
-            tape.linear_residual(&x[0], &y, Layer { weight: p[4], bias: Some(p[5]) }, drop_path.as_ref())
+            let how = Residual { gamma: None, drop_path: drop_path.as_ref() };
+            tape.linear_residual(&x[0], &y, Layer { weight: p[4], bias: Some(p[5]) }, how)
         },
     )
 }
 
 /// Twice over, so that a value has two readers whose gradients come to one sum.
-fn mlp(width: usize, inner: usize, kept: Kept) -> Case {
+fn mlp(width: usize, inner: usize, kept: Kept, scaled: bool) -> Case {
     let mut random = Random(7);
-    let shapes = [vec![width], vec![width], vec![inner, width], vec![inner], vec![width, inner], vec![width]];
-    let parameters = shapes.map(|shape| random.tensor(&shape, 1.0 / (width as f32).sqrt()));
+    let mut shapes = vec![vec![width], vec![width], vec![inner, width], vec![inner], vec![width, inner], vec![width]];
+    shapes.extend(scaled.then(|| vec![width]));
+    let parameters = shapes.iter().map(|shape| random.tensor(shape, 1.0 / (width as f32).sqrt())).collect();
     let block = move |x: &[f64], a: &[Vec<f64>]| -> Vec<f64> {
         let hidden: Vec<f64> = affine(&normal(x, &a[1], &a[2]), &a[3], &a[4]).iter().map(|h| h * normal_cdf(*h)).collect();
-        affine(&hidden, &a[5], &a[6]).iter().enumerate().map(|(i, branch)| x[i] + kept.scale(i / width) * branch).collect()
+        let gamma = |column: usize| a.get(7).map_or(1.0, |gamma| gamma[column]);
+        affine(&hidden, &a[5], &a[6])
+            .iter()
+            .enumerate()
+            .map(|(i, branch)| x[i] + kept.scale(i / width) * gamma(i % width) * branch)
+            .collect()
     };
     Case::new(
-        format!("mlp {width} {inner}, {kept:?} kept"),
+        format!("mlp {width} {inner}, {kept:?} kept, LayerScale {scaled}"),
         vec![random.tensor(&[70, width], 1.0)],
-        parameters.into(),
+        parameters,
         move |a| block(&block(&a[0], a), a),
         move |tape, x, p| {
             let layers = [Layer { weight: p[2], bias: Some(p[3]) }, Layer { weight: p[4], bias: Some(p[5]) }];
-            let y = tape.mlp(&x[0], norm(p), layers, kept.drop_path().as_ref());
-            tape.mlp(&y, norm(p), layers, kept.drop_path().as_ref())
+            let drop_path = kept.drop_path();
+            let how = Residual { gamma: p.get(6).copied(), drop_path: drop_path.as_ref() };
+            let y = tape.mlp(&x[0], norm(p), layers, how);
+            tape.mlp(&y, norm(p), layers, how)
         },
     )
 }
@@ -489,20 +514,21 @@ fn select_rows() -> Case {
 }
 
 /// Images of 5, 1, 0 and 9 rows; without a row beside the first the mean is 0.
-fn mean_tokens() -> Case {
-    let offsets: Arc<[usize]> = [0, 5, 6, 6, 15].into();
+fn mean_tokens(prefix: usize) -> Case {
+    let ends = [0, 5, 6, 6, 15];
+    let offsets: Arc<[usize]> = ends.into();
     Case::new(
-        "mean_tokens",
+        format!("mean_tokens behind {prefix}"),
         vec![Random(12).tensor(&[15, 21], 1.0)],
         vec![],
-        |a| {
-            let mean = |rows: std::ops::Range<usize>, i: usize| {
-                let count = rows.len().max(1) as f64;
-                rows.map(|row| a[0][row * 21 + i]).sum::<f64>() / count
+        move |a| {
+            let mean = |image: usize, i: usize| {
+                let rows: Vec<usize> = (ends[image]..ends[image + 1]).skip(prefix).collect();
+                rows.iter().map(|row| a[0][row * 21 + i]).sum::<f64>() / rows.len().max(1) as f64
             };
-            [1..5, 6..6, 6..6, 7..15].into_iter().flat_map(|rows| (0..21).map(move |i| mean(rows.clone(), i))).collect()
+            (0..4 * 21).map(|i| mean(i / 21, i % 21)).collect()
         },
-        move |tape, x, _| tape.mean_tokens(&x[0], &offsets),
+        move |tape, x, _| tape.mean_tokens(&x[0], &offsets, prefix),
     )
 }
 

@@ -6,7 +6,7 @@ mod cases;
 
 use cases::{Case, EPS, Random, cases, wide};
 use mimco_engine::cpu::threads::set_threads;
-use mimco_engine::ops::{Activation, DropPath, Layer, Norm, RunningStatistics, layer_norm_plain};
+use mimco_engine::ops::{Activation, DropPath, Layer, Norm, Residual, RunningStatistics, layer_norm_plain};
 use mimco_engine::{Parameters, Precision, Tape, Tensor, Var};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -220,8 +220,9 @@ fn blocks(precision: Precision, recompute: bool) -> Yield {
             let y = tape.norm_linear(x, norm, layer(qkv, None), Some(&drop_path));
             let y = tape.attention(&y, &drop_path.offsets, 4);
             let y = tape.linear(&y, layer(projection, Some(shift)), Activation::Gelu);
-            let x = tape.linear_residual(x, &y, layer(projection, None), Some(&drop_path));
-            tape.mlp(&x, norm, [layer(first, None), layer(second, Some(shift))], Some(&drop_path))
+            let how = Residual { gamma: Some(scale), drop_path: Some(&drop_path) };
+            let x = tape.linear_residual(x, &y, layer(projection, None), how);
+            tape.mlp(&x, norm, [layer(first, None), layer(second, Some(shift))], how)
         };
         output = if recompute { tape.recompute(&output, block) } else { block(&mut tape, &output) };
     }

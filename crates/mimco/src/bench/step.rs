@@ -7,7 +7,7 @@ use crate::methods::mimco::{Backbone, Mimco, Places};
 use crate::methods::moco_v3::MocoV3;
 use crate::methods::{Clock, Method};
 use crate::models::arch::Arch;
-use crate::models::vit::{Forward, Position, Start, Vit, VitConfig};
+use crate::models::vit::{Forward, Start, Vit, VitConfig};
 use crate::settings::{Config, MethodName, Mimco as MimcoSettings, MocoV3 as MocoV3Settings, Precision};
 use mimco_data::random::{Purpose, keyed, unit};
 use mimco_engine::cpu::threads::for_each_chunk;
@@ -105,17 +105,7 @@ enum Kind {
 impl Work {
     fn new(wanted: &Wanted) -> Result<Work, Error> {
         let (width, depth, heads) = wanted.arch.sizes();
-        let shape = VitConfig {
-            width,
-            depth,
-            heads,
-            mlp: 4 * width,
-            patch: PATCH,
-            image: SIZE,
-            position: Position::Learned,
-            mean: [0.485, 0.456, 0.406],
-            std: [0.229, 0.224, 0.225],
-        };
+        let shape = VitConfig { heads, ..VitConfig::plain(width, depth, 4 * width, PATCH, SIZE) };
         let model = || {
             let mut parameters = Parameters::new();
             let vit = Vit::declare(&shape, &mut parameters, "");
@@ -134,11 +124,11 @@ impl Work {
         let (kind, flop_per_image) = match wanted.step {
             Step::Forward => {
                 let (vit, parameters) = model();
-                (Kind::Forward { vit, parameters, images: images(0) }, shape.forward_flop(shape.patches() + 1))
+                (Kind::Forward { vit, parameters, images: images(0) }, shape.forward_flop(shape.tokens()))
             }
             Step::Train => {
                 let (vit, parameters) = model();
-                let flop = 3.0 * shape.forward_flop(shape.patches() + 1) - shape.embedding_flop();
+                let flop = 3.0 * shape.forward_flop(shape.tokens()) - shape.embedding_flop();
                 let optimizer = adamw(&parameters);
                 (Kind::Train { vit, parameters, images: images(0), optimizer }, flop)
             }

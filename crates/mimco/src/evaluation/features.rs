@@ -95,7 +95,7 @@ impl Features {
 /// Where no image of the set can be read. Single broken ones are left out, counted and warned of.
 pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: FeatureKind) -> Result<Features, Error> {
     let (size, width) = (vit.config.image, vit.config.width);
-    let group = (TOKENS / (vit.config.patches() + 1)).clamp(1, 64);
+    let group = (TOKENS / vit.config.tokens()).clamp(1, 64);
     let mut data = Vec::with_capacity(dataset.len() * width);
     let (indices, broken) = each_batch(dataset, size as u32, group, |views| {
         let rows = views.len() / (3 * size * size).max(1);
@@ -104,8 +104,8 @@ pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: Feat
         let features = match kind {
             FeatureKind::Class => vit.forward(&mut tape, &images, &Forward { rows: Some(vit.class_rows(rows)), ..Forward::default() }),
             FeatureKind::Mean => {
-                let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [rows · (1 + patches), width]
-                tape.mean_tokens(&tokens, &vit.offsets(rows))
+                let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [rows · tokens, width]
+                tape.mean_tokens(&tokens, &vit.offsets(rows), vit.config.prefix())
             }
         }; // [rows, width]
         data.extend_from_slice(features.value.data());
@@ -189,12 +189,11 @@ fn each_batch(dataset: &Dataset, size: u32, batch_size: usize, mut work: impl Fn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::vit::{Position, Start, VitConfig};
+    use crate::models::vit::{Start, VitConfig};
     use mimco_data::formats::Packed;
 
     fn model(image: usize, patch: usize) -> (Vit, Parameters) {
-        let config =
-            VitConfig { width: 40, depth: 2, heads: 2, mlp: 72, patch, image, position: Position::Sincos, mean: [0.5; 3], std: [0.25; 3] };
+        let config = VitConfig { heads: 2, ..VitConfig::plain(40, 2, 72, patch, image) };
         let mut parameters = Parameters::new();
         let vit = Vit::declare(&config, &mut parameters, "");
         vit.initialise(&mut parameters, Start::Xavier, 5);

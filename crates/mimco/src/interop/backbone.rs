@@ -3,7 +3,7 @@
 use super::safetensors::{self, Tensor};
 use crate::evaluation::features::FeatureKind;
 use crate::methods::mimco::Backbone;
-use crate::models::vit::{Position, Vit, VitConfig};
+use crate::models::vit::{Vit, VitConfig};
 use crate::settings::Config;
 use crate::{Error, files};
 use mimco_engine::Parameters;
@@ -15,8 +15,6 @@ use std::path::Path;
 pub(crate) const KEY: &str = "mimco";
 /// What may stand before the names: a checkpoint's parameters, and MoCo v3's encoder among them.
 const PREFIXES: [&str; 2] = ["parameter.base_encoder.", "parameter."];
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// What a backbone is and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -202,8 +200,7 @@ fn sizes(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<VitConfig, E
     if patch != patch2 || patch == 0 || depth == 0 || grid == 0 || grid * grid + 1 != tokens {
         return Err(not(&format!("its {tokens} positions and patches of {patch}x{patch2} are no square image with a class token")));
     }
-    let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
-    Ok(VitConfig { width, depth, heads: width / 64, mlp, patch, image: grid * patch, position: Position::Learned, mean, std })
+    Ok(VitConfig { heads: width / 64, ..VitConfig::plain(width, depth, mlp, patch, grid * patch) })
 }
 
 /// A file without metadata is taken as timm's, which is said.
@@ -240,11 +237,11 @@ fn check(path: &Path, config: &VitConfig) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::vit::Start;
+    use crate::models::vit::{IMAGENET_MEAN, Position, Start};
 
     fn small() -> (Vit, Parameters) {
         let (mean, std) = ([0.1, 0.2, 0.3], [0.5; 3]);
-        let config = VitConfig { width: 64, depth: 2, heads: 4, mlp: 96, patch: 4, image: 8, position: Position::Sincos, mean, std };
+        let config = VitConfig { heads: 4, position: Position::Sincos, mean, std, ..VitConfig::plain(64, 2, 96, 4, 8) };
         let mut parameters = Parameters::new();
         let vit = Vit::declare(&config, &mut parameters, "");
         vit.initialise(&mut parameters, Start::Normal, 1);

@@ -140,7 +140,7 @@ impl Mimco {
             drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.draw)),
             ..self.forward.clone()
         };
-        let tokens = self.student.forward(&mut tape, images, &how); // [batch · (1 + patches), width]
+        let tokens = self.student.forward(&mut tape, images, &how); // [batch · tokens, width]
 
         let mut figures = Figures::new();
         let mut losses: Vec<(Var, f32)> = Vec::new();
@@ -171,7 +171,7 @@ impl Mimco {
         figures
     }
 
-    /// The teacher's tokens of the whole crop, [batch · (1 + patches), width]: inference, nothing kept.
+    /// The teacher's tokens of the whole crop, [batch · tokens, width]: inference, nothing kept.
     fn teacher_features(&self, images: &Tensor) -> Tensor {
         let how = Forward { blocks: self.settings.teacher_layer.set(), ..Forward::default() };
         let features = self.teacher.vit.forward(&mut Tape::inference(&self.teacher.parameters), images, &how).value;
@@ -185,15 +185,17 @@ impl Mimco {
     fn reads(&self, asked: &[bool], batch: usize) -> Reads {
         let patches = self.student.config.patches();
         let places: Vec<usize> = (0..asked.len()).filter(|&place| asked[place]).collect();
-        let targets: Arc<[usize]> = places.iter().map(|&place| place / patches * (patches + 1) + place % patches + 1).collect();
+        let rows_in =
+            |vit: &VitConfig| places.iter().map(|&place| place / patches * vit.tokens() + vit.prefix() + place % patches).collect();
+        let (asked, targets): (Arc<[usize]>, _) = (rows_in(&self.student.config), rows_in(&self.teacher.vit.config));
         let class = self.student.class_rows(batch);
         if self.settings.pooling == Pooling::Mean {
-            return Reads { rows: None, class, asked: targets.clone(), targets, places };
+            return Reads { rows: None, class, asked, targets, places };
         }
-        let mut rows: Vec<usize> = class.iter().chain(&targets[..]).copied().collect();
+        let mut rows: Vec<usize> = class.iter().chain(&asked[..]).copied().collect();
         rows.sort_unstable();
         let found = |wanted: &[usize]| wanted.iter().map(|&row| rows.partition_point(|&r| r < row)).collect();
-        let (class, asked) = (found(&class), found(&targets));
+        let (class, asked) = (found(&class), found(&asked));
         Reads { rows: Some(rows.into()), class, asked, targets, places }
     }
 
@@ -218,7 +220,8 @@ impl Mimco {
                 (loss, Some(wins))
             }
             (PatchLoss::ImageNegatives, PatchCandidates::All) => {
-                let all: Arc<[usize]> = (0..batch * (patches + 1)).filter(|row| row % (patches + 1) > 0).collect();
+                let theirs = &self.teacher.vit.config;
+                let all: Arc<[usize]> = (0..batch * theirs.tokens()).filter(|row| row % theirs.tokens() >= theirs.prefix()).collect();
                 let target: Vec<u32> = places.iter().map(|&place| (place % patches) as u32).collect();
                 let keys = &gather(targets, &all).reshape([batch, patches, width]);
                 let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
@@ -243,12 +246,13 @@ impl Mimco {
     /// The whole masked image against the teacher's whole images: of the batch, or of a queue.
     fn image_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, reads: &Reads, owners: &[u32]) -> (Var, f32, f64, Tensor) {
         let batch = owners.len();
-        let offsets = self.student.offsets(batch);
+        let (student, teacher) = (&self.student, &self.teacher.vit);
         let (pooled, target) = match self.settings.pooling {
-            Pooling::Class => (tape.select_rows(tokens, &reads.class), gather(targets, &self.student.class_rows(batch))),
+            Pooling::Class => (tape.select_rows(tokens, &reads.class), gather(targets, &teacher.class_rows(batch))),
             Pooling::Mean => {
-                let target = Tape::inference(&self.teacher.parameters).mean_tokens(&Var::constant(targets.clone()), &offsets);
-                (tape.mean_tokens(tokens, &offsets), target.value)
+                let mean = |tape: &mut Tape<'_>, vit: &Vit, x: &Var| tape.mean_tokens(x, &vit.offsets(batch), vit.config.prefix());
+                let target = mean(&mut Tape::inference(&self.teacher.parameters), teacher, &Var::constant(targets.clone()));
+                (mean(tape, student, tokens), target.value)
             }
         };
         let prediction = self.image_head.forward(tape, &pooled); // [batch, teacher's width]
@@ -321,10 +325,10 @@ impl Method for Mimco {
     /// The student's forward and backward (twice a forward, but no pixels' gradient), the teacher's forward.
     fn flop_per_image(&self) -> f64 {
         let (student, teacher) = (&self.student.config, &self.teacher.vit.config);
-        let read = if self.settings.pooling == Pooling::Mean { student.patches() } else { self.mask.hidden() } + 1;
+        let read = if self.settings.pooling == Pooling::Mean { student.tokens() } else { self.mask.hidden() + 1 };
         // Hidden patches are not embedded; seen ones forward and for the weights, not for the pixels.
         let hidden = self.mask.hidden() as f64 / student.patches() as f64;
-        3.0 * student.forward_flop(read) - (1.0 + 2.0 * hidden) * student.embedding_flop() + teacher.forward_flop(teacher.patches() + 1)
+        3.0 * student.forward_flop(read) - (1.0 + 2.0 * hidden) * student.embedding_flop() + teacher.forward_flop(teacher.tokens())
     }
 
     fn load_backbone(&mut self, weights: &Parameters) {
@@ -392,11 +396,11 @@ pub fn check_teacher(settings: &Settings, teacher: &VitConfig, student: &VitConf
             teacher.depth
         )));
     }
-    let shape = |vit: &VitConfig| (vit.width, vit.depth, vit.heads, vit.mlp, vit.patch);
+    let shape = |vit: &VitConfig| (vit.width, vit.depth, vit.heads, vit.mlp, vit.patch, vit.registers, vit.layer_scale != 0.0);
     if settings.student_init == StudentInit::Teacher && shape(teacher) != shape(student) {
         return Err(Error::Setting(format!(
-            "mimco.student_init=teacher needs a student shaped as the teacher, which is {}, not {}; set model.arch and model.heads, or \
-             mimco.student_init=random",
+            "mimco.student_init=teacher needs a student shaped as the teacher, which is {}, not {}; set model.arch, model.heads, model.registers \
+             and model.layer_scale, or mimco.student_init=random",
             teacher.name(),
             student.name()
         )));

@@ -3,13 +3,18 @@
 use super::arch::Arch;
 use super::initialise::{linear_uniform, truncated_normal, xavier_uniform};
 use mimco_data::random::{Purpose, keyed, unit};
-use mimco_engine::ops::{DropPath, Layer, Masked, Norm};
+use mimco_engine::ops::{DropPath, Layer, Masked, Norm, Prefix, Residual};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Epsilon of every layer norm, timm's for ViTs.
 pub const NORM_EPS: f32 = 1e-6;
+/// Mean of ImageNet's channels, as torchvision and timm have it.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// Their deviation.
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 const CHANNELS: usize = 3;
 
 /// How positions begin, and whether they are trained.
@@ -48,13 +53,52 @@ pub struct VitConfig {
     pub image: usize,
     /// Kind of positions.
     pub position: Position,
+    /// Register tokens between the class token and the patches (Darcet et al. 2023).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub registers: usize,
+    /// What LayerScale's factors of the branches begin with (1 where that is not known); 0 for a model without.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub layer_scale: f32,
+    /// Epsilon of every layer norm.
+    #[serde(default = "norm_eps", skip_serializing_if = "is_norm_eps")]
+    pub norm_eps: f32,
     /// Mean of the training images' channels, values in 0..1.
     pub mean: [f32; 3],
     /// Deviation of the training images' channels.
     pub std: [f32; 3],
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn norm_eps() -> f32 {
+    NORM_EPS
+}
+
+fn is_norm_eps(eps: &f32) -> bool {
+    *eps == NORM_EPS
+}
+
 impl VitConfig {
+    /// A model of these sizes without registers and LayerScale, with a head for every 64 of its width and ImageNet's statistics.
+    pub fn plain(width: usize, depth: usize, mlp: usize, patch: usize, image: usize) -> VitConfig {
+        VitConfig {
+            width,
+            depth,
+            heads: (width / 64).max(1),
+            mlp,
+            patch,
+            image,
+            position: Position::Learned,
+            registers: 0,
+            layer_scale: 0.0,
+            norm_eps: NORM_EPS,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        }
+    }
+
     /// Patches along a side.
     pub fn grid(&self) -> usize {
         self.image / self.patch
@@ -65,18 +109,56 @@ impl VitConfig {
         self.grid() * self.grid()
     }
 
+    /// Tokens before the patches: the class token and the registers.
+    pub fn prefix(&self) -> usize {
+        1 + self.registers
+    }
+
+    /// Tokens of an image.
+    pub fn tokens(&self) -> usize {
+        self.prefix() + self.patches()
+    }
+
+    /// Names and shapes of its parameters, as timm has them.
+    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
+        let (d, mlp) = (self.width, self.mlp);
+        let mut all = vec![("cls_token".to_string(), vec![1, 1, d])];
+        all.extend((self.registers > 0).then(|| ("reg_token".to_string(), vec![1, self.registers, d])));
+        all.push(("pos_embed".into(), vec![1, self.patches() + 1, d]));
+        all.push(("patch_embed.proj.weight".into(), vec![d, CHANNELS, self.patch, self.patch]));
+        all.push(("patch_embed.proj.bias".into(), vec![d]));
+        for i in 0..self.depth {
+            let mut add = |part: &str, shape: &[usize]| all.push((format!("blocks.{i}.{part}"), shape.to_vec()));
+            for (name, inputs, outputs) in [("attn.qkv", d, 3 * d), ("attn.proj", d, d), ("mlp.fc1", d, mlp), ("mlp.fc2", mlp, d)] {
+                add(&format!("{name}.weight"), &[outputs, inputs]);
+                add(&format!("{name}.bias"), &[outputs]);
+            }
+            for part in ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"] {
+                add(part, &[d]);
+            }
+            if self.layer_scale != 0.0 {
+                add("ls1.gamma", &[d]);
+                add("ls2.gamma", &[d]);
+            }
+        }
+        all.extend(["norm.weight", "norm.bias"].map(|name| (name.to_string(), vec![d])));
+        all
+    }
+
     /// The architecture's name; the heads are part of it, since shapes do not tell them.
     pub fn name(&self) -> String {
         let size = match Arch::named(self.width, self.depth) {
             Some(arch) => arch.to_string(),
             None => format!("w{}d{}", self.width, self.depth),
         };
-        format!("vit_{size}_h{}_patch{}_{}", self.heads, self.patch, self.image)
+        let registers = if self.registers > 0 { format!("_reg{}", self.registers) } else { String::new() };
+        let scale = if self.layer_scale != 0.0 { "_ls" } else { "" };
+        format!("vit_{size}_h{}_patch{}{registers}{scale}_{}", self.heads, self.patch, self.image)
     }
 
     /// Multiply-adds of one image's forward pass, twice (FLOP), attention included, where `read` tokens are asked of the last block.
     pub fn forward_flop(&self, read: usize) -> f64 {
-        let (n, d, mlp) = ((self.patches() + 1) as f64, self.width as f64, self.mlp as f64);
+        let (n, d, mlp) = (self.tokens() as f64, self.width as f64, self.mlp as f64);
         let (attention, after) = (n * 3.0 * d * d + 2.0 * n * n * d, d * d + 2.0 * d * mlp);
         2.0 * (self.depth as f64 * attention + ((self.depth - 1) as f64 * n + read as f64) * after) + self.embedding_flop()
     }
@@ -93,7 +175,7 @@ pub struct Vit {
     /// Its sizes.
     pub config: VitConfig,
     patch: Layer,
-    class: ParameterId,
+    prefix: Prefix,
     positions: ParameterId,
     blocks: Vec<Block>,
     norm: Norm,
@@ -107,6 +189,7 @@ struct Block {
     norm2: Norm,
     fc1: Layer,
     fc2: Layer,
+    gammas: [Option<ParameterId>; 2],
 }
 
 /// How one forward pass runs.
@@ -127,34 +210,36 @@ pub struct Forward {
 impl Vit {
     /// Adds the model's parameters, zeros, to a table; names are timm's behind `prefix`.
     pub fn declare(config: &VitConfig, parameters: &mut Parameters, prefix: &str) -> Vit {
-        let d = config.width;
-        let mut add = |name: String, shape: &[usize]| parameters.add(format!("{prefix}{name}"), shape);
-        let class = add("cls_token".into(), &[1, 1, d]);
-        let positions = add("pos_embed".into(), &[1, config.patches() + 1, d]);
-        let weight = add("patch_embed.proj.weight".into(), &[d, CHANNELS, config.patch, config.patch]);
-        let patch = Layer { weight, bias: Some(add("patch_embed.proj.bias".into(), &[d])) };
-        let blocks = (0..config.depth)
-            .map(|i| {
-                let mut linear = |name: &str, inputs, outputs| Layer {
-                    weight: add(format!("blocks.{i}.{name}.weight"), &[outputs, inputs]),
-                    bias: Some(add(format!("blocks.{i}.{name}.bias"), &[outputs])),
-                };
-                let (qkv, proj) = (linear("attn.qkv", d, 3 * d), linear("attn.proj", d, d));
-                let (fc1, fc2) = (linear("mlp.fc1", d, config.mlp), linear("mlp.fc2", config.mlp, d));
-                let mut norm = |name: &str| Norm {
-                    weight: add(format!("blocks.{i}.{name}.weight"), &[d]),
-                    bias: add(format!("blocks.{i}.{name}.bias"), &[d]),
-                    eps: NORM_EPS,
-                };
-                Block { norm1: norm("norm1"), qkv, proj, norm2: norm("norm2"), fc1, fc2 }
-            })
+        let ids: BTreeMap<String, ParameterId> = config
+            .parameters()
+            .into_iter()
+            .map(|(name, shape)| (name.clone(), parameters.add(format!("{prefix}{name}"), &shape)))
             .collect();
-        let norm = Norm { weight: add("norm.weight".into(), &[d]), bias: add("norm.bias".into(), &[d]), eps: NORM_EPS };
-        for id in [class, positions] {
+        let id = |name: String| ids[&name];
+        let layer = |name: String| Layer { weight: id(format!("{name}.weight")), bias: Some(id(format!("{name}.bias"))) };
+        let norm = |name: String| Norm { weight: id(format!("{name}.weight")), bias: id(format!("{name}.bias")), eps: config.norm_eps };
+        let (class, registers, positions) = (id("cls_token".into()), ids.get("reg_token").copied(), id("pos_embed".into()));
+        let blocks = (0..config.depth).map(|i| Block {
+            norm1: norm(format!("blocks.{i}.norm1")),
+            qkv: layer(format!("blocks.{i}.attn.qkv")),
+            proj: layer(format!("blocks.{i}.attn.proj")),
+            norm2: norm(format!("blocks.{i}.norm2")),
+            fc1: layer(format!("blocks.{i}.mlp.fc1")),
+            fc2: layer(format!("blocks.{i}.mlp.fc2")),
+            gammas: ["ls1", "ls2"].map(|name| ids.get(&format!("blocks.{i}.{name}.gamma")).copied()),
+        });
+        for id in [Some(class), registers, Some(positions)].into_iter().flatten() {
             parameters.entry_mut(id).decay = 0.0; // positions and tokens are not matrices, whatever their shape
         }
         parameters.entry_mut(positions).trainable = config.position == Position::Learned;
-        Vit { config: config.clone(), patch, class, positions, blocks, norm }
+        Vit {
+            config: config.clone(),
+            patch: layer("patch_embed.proj".into()),
+            prefix: Prefix { class, registers },
+            positions,
+            blocks: blocks.collect(),
+            norm: norm("norm".into()),
+        }
     }
 
     /// Random weights; zeros for biases, ones for norms.
@@ -170,7 +255,7 @@ impl Vit {
             Start::Xavier => xavier_uniform(parameters.get_mut(self.patch.weight), columns, d, rng),
             Start::Normal => linear_uniform(parameters.get_mut(self.patch.weight), columns, rng), // as PyTorch begins a convolution
         }
-        truncated_normal(parameters.get_mut(self.class), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
+        truncated_normal(parameters.get_mut(self.prefix.class), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
         match self.config.position {
             Position::Learned => truncated_normal(parameters.get_mut(self.positions), 0.02, rng),
             Position::Sincos => sincos_positions(parameters.get_mut(self.positions), self.config.grid(), d),
@@ -186,6 +271,12 @@ impl Vit {
             parameters.get_mut(block.norm2.weight).fill(1.0);
         }
         parameters.get_mut(self.norm.weight).fill(1.0);
+        for gamma in self.blocks.iter().flat_map(|block| block.gammas).flatten() {
+            parameters.get_mut(gamma).fill(self.config.layer_scale);
+        }
+        if let Some(registers) = self.prefix.registers {
+            truncated_normal(parameters.get_mut(registers), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
+        }
     }
 
     /// Keeps the patch embedding as it is (MoCo v3's stable variant: random and frozen).
@@ -197,7 +288,7 @@ impl Vit {
 
     /// Where each image's tokens begin: [batch + 1].
     pub fn offsets(&self, batch: usize) -> Arc<[usize]> {
-        (0..=batch).map(|i| i * (self.config.patches() + 1)).collect()
+        (0..=batch).map(|i| i * self.config.tokens()).collect()
     }
 
     /// Rows of the class tokens: `[batch]`.
@@ -205,14 +296,14 @@ impl Vit {
         self.offsets(batch)[..batch].into()
     }
 
-    /// Images [batch, 3, size, size] in 0..1 -> tokens after the final norm [batch · (1 + patches), width], class token first; with
+    /// Images [batch, 3, size, size] in 0..1 -> tokens after the final norm [batch · tokens, width], class token and registers first; with
     /// `how.rows` these rows of them.
     pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, how: &Forward) -> Var {
         let batch = images.dims()[0];
         let offsets = self.offsets(batch);
         let hidden = how.masked.as_ref().map(|masked| &masked.places[..]);
         let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch, hidden);
-        let mut x = tape.tokens(&patches, batch, self.class, self.positions, how.masked.clone());
+        let mut x = tape.tokens(&patches, batch, self.prefix, self.positions, how.masked.clone());
         let depth = how.blocks.unwrap_or(self.blocks.len());
         for (i, block) in self.blocks[..depth].iter().enumerate() {
             let drops = how.drop_path.map_or([None, None], |(rate, seed, step)| {
@@ -248,8 +339,9 @@ impl Block {
             y = tape.select_rows(&y, places.as_ref().unwrap_or(rows));
             (drop1, drop2) = (drop, drop2.map(|drop| drop.among(rows).0));
         }
-        let x = tape.linear_residual(&x, &y, self.proj, drop1.as_ref());
-        tape.mlp(&x, self.norm2, [self.fc1, self.fc2], drop2.as_ref())
+        let [gamma1, gamma2] = self.gammas;
+        let x = tape.linear_residual(&x, &y, self.proj, Residual { gamma: gamma1, drop_path: drop1.as_ref() });
+        tape.mlp(&x, self.norm2, [self.fc1, self.fc2], Residual { gamma: gamma2, drop_path: drop2.as_ref() })
     }
 }
 
@@ -286,17 +378,7 @@ mod tests {
 
     #[test]
     fn some_rows_are_what_they_are_among_all() {
-        let config = VitConfig {
-            width: 24,
-            depth: 3,
-            heads: 2,
-            mlp: 40,
-            patch: 4,
-            image: 12,
-            position: Position::Learned,
-            mean: [0.5; 3],
-            std: [0.25; 3],
-        };
+        let config = VitConfig { heads: 2, registers: 2, layer_scale: 0.5, ..VitConfig::plain(24, 3, 40, 4, 12) };
         let mut parameters = Parameters::new();
         let vit = Vit::declare(&config, &mut parameters, "");
         vit.initialise(&mut parameters, Start::Xavier, 1);
@@ -308,7 +390,7 @@ mod tests {
                 vit.forward(&mut Tape::inference(&parameters), &images, &how).value
             };
             let all = forward(None);
-            let rows = [0, 3, 10, 11, 29, 40, 49];
+            let rows = [0, 3, 12, 13, 29, 40, 59];
             let some = forward(Some(rows[..].into()));
             assert_eq!(some.dims(), [7, 24]);
             for (some, row) in some.data().chunks_exact(24).zip(rows) {

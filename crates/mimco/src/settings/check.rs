@@ -31,6 +31,8 @@ impl Config {
                 vit.heads > 0 && vit.width.is_multiple_of(vit.heads),
                 format!("model.heads={} does not divide the width of {}, which is {}", vit.heads, self.model.arch, vit.width),
             ),
+            (self.model.registers <= 1024, format!("model.registers={}: at most 1024", self.model.registers)),
+            (self.model.layer_scale.is_finite(), format!("model.layer_scale={}: a finite number, 0 for none", self.model.layer_scale)),
             (
                 self.model.drop_path >= 0.0 && self.model.drop_path < 1.0,
                 format!("model.drop_path={}: 0 or more, below 1", self.model.drop_path),

@@ -9,7 +9,7 @@ use crate::Error;
 use crate::evaluation::features::FeatureKind;
 use crate::interop::backbone::BackboneOverrides;
 pub use crate::models::arch::Arch;
-use crate::models::vit::{Position, VitConfig};
+use crate::models::vit::{IMAGENET_MEAN, IMAGENET_STD, NORM_EPS, Position, VitConfig};
 pub use method::{HeadKind, ImageLoss, Mask, Mimco, MocoV3, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
 use mimco_data::augment::{MimAugment, MocoAugment};
 pub use plan::{Plan, RECIPES, Teacher};
@@ -67,6 +67,10 @@ pub struct Model {
     pub image_size: usize,
     /// Positions: sincos (fixed) or learned.
     pub position: Position,
+    /// Register tokens (Darcet et al. 2023), which DINOv2 has 4 of in its later models.
+    pub registers: usize,
+    /// What LayerScale's factors of the branches begin with; 0: no LayerScale. DINOv2 has it.
+    pub layer_scale: f32,
     /// Probability of dropping a branch in the last block, rising from 0 in the first.
     pub drop_path: f32,
 }
@@ -165,11 +169,13 @@ impl Config {
                 patch_size: 16,
                 image_size: 224,
                 position: Position::Sincos,
+                registers: 0,
+                layer_scale: 0.0,
                 drop_path: 0.0,
             },
             data: Data {
-                mean: [0.485, 0.456, 0.406],
-                std: [0.229, 0.224, 0.225],
+                mean: IMAGENET_MEAN,
+                std: IMAGENET_STD,
                 workers: Auto::Auto,
                 max_broken: 0.01,
                 max_pixels: mimco_data::decode::MAX_PIXELS,
@@ -255,6 +261,9 @@ impl Config {
             patch: self.model.patch_size,
             image: self.model.image_size,
             position: self.model.position,
+            registers: self.model.registers,
+            layer_scale: self.model.layer_scale,
+            norm_eps: NORM_EPS,
             mean: self.data.mean,
             std: self.data.std,
         }
