@@ -35,6 +35,10 @@ pub enum Verb {
     Linear(Linear),
     /// Write the feature of every image to a file
     Embed(Embed),
+    /// Say what a checkpoint is and what becomes of each of its tensors
+    Inspect(Inspect),
+    /// Turn any checkpoint into files for timm, Hugging Face, ONNX or this program
+    Convert(Convert),
     /// Look at every image of a set: what is broken, odd or there twice
     CheckData(CheckData),
     /// Time a training step, matrix products or the data path on this machine
@@ -75,7 +79,7 @@ pub struct Pretrain {
     /// Labelled images (class folders) for kNN while training; PATH then has class folders too
     #[arg(long, value_name = "PATH")]
     pub val: Option<PathBuf>,
-    /// A frozen teacher's backbone: the second stage alone
+    /// A frozen teacher's checkpoint, anybody's: the second stage alone
     #[arg(long, value_name = "FILE")]
     pub teacher: Option<PathBuf>,
     /// A built-in recipe or a .toml file
@@ -134,7 +138,7 @@ pub enum Feature {
 /// A backbone to take features from.
 #[derive(Args)]
 pub struct Backbone {
-    /// The backbone, a safetensors file with timm's names
+    /// The backbone: any checkpoint that `mimco inspect` knows
     #[arg(long, value_name = "FILE")]
     pub backbone: PathBuf,
     /// Which feature
@@ -142,7 +146,7 @@ pub struct Backbone {
     pub feature: Feature,
     #[command(flatten)]
     pub common: Common,
-    /// model.heads, data.mean and data.std over what the file says
+    /// model.heads, model.image_size, model.encoder, data.mean and data.std over what the file says
     #[arg(value_name = "KEY=VALUE")]
     pub settings: Vec<String>,
 }
@@ -190,6 +194,57 @@ pub struct Embed {
     pub out: PathBuf,
     #[command(flatten)]
     pub backbone: Backbone,
+}
+
+#[derive(Args)]
+pub struct Inspect {
+    /// A checkpoint: safetensors or PyTorch
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+    /// Print it as one line of JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// model.heads, model.encoder, data.mean and data.std over what the file says
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+/// Whose files are written.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum To {
+    /// timm: a state dict and the hub's config.json
+    Timm,
+    /// Hugging Face: a folder for from_pretrained
+    Hf,
+    /// ONNX: from normalised pixels to tokens and features
+    Onnx,
+    /// This program: timm's names, with metadata
+    Native,
+}
+
+#[derive(Args)]
+pub struct Convert {
+    /// A checkpoint: safetensors or PyTorch
+    #[arg(value_name = "IN")]
+    pub input: PathBuf,
+    /// A file (.safetensors, .onnx), or a folder
+    #[arg(value_name = "OUT")]
+    pub output: PathBuf,
+    /// Whose files
+    #[arg(long, value_enum)]
+    pub to: To,
+    /// Images that the ONNX graph takes at a time; any number unless told
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub batch: Option<u32>,
+    /// Replace files that are there
+    #[arg(long)]
+    pub overwrite: bool,
+    /// Print what was written as one line of JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+    /// model.heads, model.image_size, model.encoder, data.mean and data.std over what the file says
+    #[arg(value_name = "KEY=VALUE")]
+    pub settings: Vec<String>,
 }
 
 #[derive(Args)]

@@ -27,6 +27,8 @@ fn main() -> ExitCode {
         Verb::Knn(args) => commands::evaluate::knn(args),
         Verb::Linear(args) => commands::evaluate::linear(args),
         Verb::Embed(args) => commands::evaluate::embed(args),
+        Verb::Inspect(args) => commands::convert::inspect(args),
+        Verb::Convert(args) => commands::convert::convert(args),
         Verb::CheckData(args) => commands::check_data::run(args),
         Verb::Bench(args) => commands::bench::run(args),
         Verb::Completions(args) => commands::completions::run(args),

@@ -144,7 +144,7 @@ fn measure(config: &Config, stages: &[Summary], images: &Images) -> Result<(Vec<
     ];
     let mut pictures = Vec::new();
     for (name, stage) in ["teacher", "student"].into_iter().zip(stages) {
-        let (trained, _) = backbone::load(&stage.backbone, &BackboneOverrides::default())?;
+        let trained = backbone::load(&stage.backbone, &BackboneOverrides::default())?.backbone;
         let features = of(&trained.vit, &trained.parameters)?;
         rows.push(row(name, &stage.method, stage.epochs, stage.seconds, &features)?);
         if name == "student" {

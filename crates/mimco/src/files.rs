@@ -39,6 +39,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// What a failure to write means for the person who reads it.
 pub fn describe(error: &std::io::Error) -> String {
+    if error.kind() == ErrorKind::InvalidInput {
+        return error.to_string(); // what was to be written cannot be, on any disk
+    }
     let remedy = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the folder one that you may write",

@@ -1,7 +1,7 @@
 //! Both methods against a PyTorch implementation written for this test (fixtures/make_methods.py): losses, accuracies and the gradient of every
 //! parameter; and against values worked out here in f64.
 
-use mimco::interop::safetensors::{File, Tensor as Array, read};
+use mimco::interop::weights::Weights;
 use mimco::methods::mask::MaskGenerator;
 use mimco::methods::mimco::{Backbone, Mimco, Places};
 use mimco::methods::moco_v3::MocoV3;
@@ -9,6 +9,7 @@ use mimco::methods::{Clock, Method};
 use mimco::models::vit::{Forward, Position, Start, Vit, VitConfig};
 use mimco::settings::{self, Config, ImageLoss, MethodName, PatchCandidates, PatchLoss, Pooling, Precision, TeacherNorm};
 use mimco_engine::{Parameters, Tape, Tensor};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,8 +21,22 @@ fn vit(width: usize, depth: usize, heads: usize, position: Position, (mean, std)
     VitConfig { heads, position, mean, std, ..VitConfig::plain(width, depth, 4 * width, 4, 16) }
 }
 
+/// A fixture's numbers.
+struct File {
+    tensors: BTreeMap<String, Array>,
+}
+
+struct Array {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+}
+
 fn fixture(name: &str) -> File {
-    read(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.safetensors"))).unwrap()
+    let weights = Weights::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.safetensors"))).unwrap();
+    let array = |(name, array): (&String, &mimco::interop::weights::Array)| {
+        (name.clone(), Array { shape: array.shape.clone(), data: weights.read(name).unwrap() })
+    };
+    File { tensors: weights.tensors.iter().map(array).collect() }
 }
 
 trait Arrays {

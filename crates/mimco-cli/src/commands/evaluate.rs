@@ -91,7 +91,7 @@ impl Labelled {
 fn features<const N: usize>(args: &Backbone, sets: [&Dataset; N]) -> Result<Vec<Features>, mimco::Error> {
     args.common.announce();
     let overrides = BackboneOverrides::from_settings(&args.settings)?;
-    let (backbone, _) = backbone::load(&args.backbone, &overrides)?;
+    let backbone = backbone::load(&args.backbone, &overrides)?.backbone;
     let kind = match args.feature {
         Feature::Class => FeatureKind::Class,
         Feature::Mean => FeatureKind::Mean,

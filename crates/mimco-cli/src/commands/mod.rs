@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod check_data;
 pub mod completions;
+pub mod convert;
 pub mod demo;
 pub mod evaluate;
 pub mod pretrain;

@@ -1,6 +1,13 @@
-//! A backbone on disk: safetensors with timm's names, and in its metadata what shapes do not tell.
+//! A backbone on disk. Written: safetensors with timm's names, and in its metadata what shapes do not tell. Read: any checkpoint whose layout is
+//! known ([`super::layout`]).
 
-use super::safetensors::{self, Tensor};
+use super::card;
+use super::facts::{Facts, Found, PositionRows};
+use super::layout::{Layout, shown};
+use super::positions;
+use super::safetensors;
+use super::sources::Source;
+use super::weights::Weights;
 use crate::evaluation::features::FeatureKind;
 use crate::methods::mimco::Backbone;
 use crate::models::vit::{Vit, VitConfig};
@@ -13,8 +20,7 @@ use std::path::Path;
 
 /// The metadata key that holds [`Info`] as JSON.
 pub(crate) const KEY: &str = "mimco";
-/// What may stand before the names: a checkpoint's parameters, and MoCo v3's encoder among them.
-const PREFIXES: [&str; 2] = ["parameter.base_encoder.", "parameter."];
+const QKV_BIAS: &str = "attn.qkv.bias";
 
 /// What a backbone is and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,14 +29,25 @@ pub struct Info {
     pub model: VitConfig,
     /// The architecture's name.
     pub architecture: String,
-    /// Method that trained it, `random` for none.
+    /// Method that trained it, `random` for none; for a converted checkpoint its source.
     pub method: String,
     /// Seed of the run.
-    pub seed: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
     /// Updates done.
-    pub steps: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
     /// Pooling of the feature that was trained.
     pub pooling: FeatureKind,
+    /// Settings of the run that change what comes out of it, `key=value` a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipe: Option<String>,
+    /// Digest of the images trained on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+    /// Licence of the source's code, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence: Option<String>,
 }
 
 /// Settings that override what a file says, or says nothing of.
@@ -46,18 +63,50 @@ pub struct BackboneOverrides {
     /// Deviation of the channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<[f32; 3]>,
+    /// Side of the images in pixels; positions are resized where it is not the file's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_size: Option<usize>,
+    /// Which of a file's encoders, by a part of what stands before its names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+}
+
+/// A backbone from a file.
+pub struct Loaded {
+    /// Model and parameters.
+    pub backbone: Backbone,
+    /// What it is and where it comes from.
+    pub info: Info,
 }
 
 impl Info {
     /// What a run's backbone is.
-    pub fn of(config: &Config, vit: &Vit, steps: u64) -> Info {
+    pub fn of(config: &Config, vit: &Vit, steps: u64, data: Option<u64>) -> Info {
         Info {
             model: vit.config.clone(),
             architecture: vit.config.name(),
             method: config.method.to_string(),
-            seed: config.seed,
-            steps,
+            seed: Some(config.seed),
+            steps: Some(steps),
             pooling: config.feature_kind(),
+            recipe: Some(config.lasting()),
+            data: data.map(|digest| format!("{digest:016x}")),
+            licence: None,
+        }
+    }
+
+    /// What a foreign checkpoint's backbone is.
+    fn of_source(source: Source, facts: &Facts) -> Info {
+        Info {
+            model: facts.config.clone(),
+            architecture: facts.config.name(),
+            method: source.name().to_string(),
+            seed: None,
+            steps: None,
+            pooling: facts.pooling,
+            recipe: None,
+            data: None,
+            licence: source.licence().map(str::to_string),
         }
     }
 
@@ -70,10 +119,16 @@ impl Info {
 impl BackboneOverrides {
     /// These, and what they leave open from `others`.
     pub fn or(self, others: BackboneOverrides) -> BackboneOverrides {
-        BackboneOverrides { heads: self.heads.or(others.heads), mean: self.mean.or(others.mean), std: self.std.or(others.std) }
+        BackboneOverrides {
+            heads: self.heads.or(others.heads),
+            mean: self.mean.or(others.mean),
+            std: self.std.or(others.std),
+            image_size: self.image_size.or(others.image_size),
+            encoder: self.encoder.or(others.encoder),
+        }
     }
 
-    /// `model.heads=N`, `data.mean=[r, g, b]`, `data.std=[r, g, b]`.
+    /// `model.heads=N`, `data.mean=[r, g, b]`, `data.std=[r, g, b]`, `model.image_size=N`, `model.encoder=NAME`.
     ///
     /// # Errors
     /// Another key, or a value of another kind.
@@ -81,157 +136,195 @@ impl BackboneOverrides {
         let mut overrides = BackboneOverrides::default();
         for setting in settings {
             let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+            let value = value.trim();
             let wrong = |what: &str| Error::Setting(format!("{setting}: {what}"));
             let three = || {
                 let numbers: Result<Vec<f32>, _> = value.trim_matches(['[', ']']).split(',').map(|v| v.trim().parse()).collect();
                 let numbers = numbers.ok().and_then(|v| <[f32; 3]>::try_from(v).ok()).filter(|v| v.iter().all(|v| v.is_finite()));
                 numbers.ok_or_else(|| wrong("three numbers are needed, such as [0.5, 0.5, 0.5]"))
             };
+            let whole = || value.parse().map_err(|_| wrong("a whole number is needed"));
             match key.trim() {
-                "model.heads" => overrides.heads = Some(value.trim().parse().map_err(|_| wrong("a whole number is needed"))?),
+                "model.heads" => overrides.heads = Some(whole()?),
+                "model.image_size" => overrides.image_size = Some(whole()?),
+                "model.encoder" if !value.is_empty() => overrides.encoder = Some(value.to_string()),
+                "model.encoder" => return Err(wrong("a part of the encoder's prefix is needed, such as momentum_encoder")),
                 "data.mean" => overrides.mean = Some(three()?),
                 "data.std" => overrides.std = Some(three()?),
-                _ => return Err(wrong("unknown setting; a backbone takes model.heads, data.mean and data.std")),
+                _ => {
+                    return Err(wrong(
+                        "unknown setting; a backbone takes model.heads, model.image_size, model.encoder, data.mean and data.std",
+                    ));
+                }
             }
         }
         Ok(overrides)
     }
 }
 
-/// Writes the backbone and, beside it, `config.json` with the same facts for a reader.
-pub fn save(path: &Path, vit: &Vit, parameters: &Parameters, info: &Info) -> Result<(), Error> {
-    let names: BTreeMap<&str, &str> = parameters.entries().iter().map(|e| (e.name.as_str(), strip(&e.name))).collect();
-    let wanted = names_of(&vit.config);
-    let tensors: Vec<(String, Vec<usize>, &[f32])> = parameters
-        .entries()
-        .iter()
-        .filter(|e| wanted.iter().any(|(name, _)| name == names[e.name.as_str()]))
-        .map(|e| (names[e.name.as_str()].to_string(), e.shape.clone(), &parameters.flat()[e.range.clone()]))
-        .collect();
-    let metadata = BTreeMap::from([(KEY.to_string(), info.to_json(path)?), ("format".to_string(), "pt".to_string())]);
-    safetensors::write_f32(path, &tensors, &metadata)?;
-    let readable = serde_json::to_string_pretty(info).map_err(|e| Error::file(path, e))?
-        + "
-";
-    files::write_atomically(&path.with_file_name("config.json"), readable.as_bytes())
-}
-
-fn strip(name: &str) -> &str {
-    name.strip_prefix("base_encoder.").unwrap_or(name)
-}
-
-/// timm's names and shapes for a model.
-fn names_of(config: &VitConfig) -> Vec<(String, Vec<usize>)> {
-    let mut parameters = Parameters::new();
-    Vit::declare(config, &mut parameters, "");
-    parameters.entries().iter().map(|e| (e.name.clone(), e.shape.clone())).collect()
-}
-
-/// Reads a backbone: this project's export or checkpoint, or any file with timm's names (taken as timm's: width / 64 heads and ImageNet's mean and
-/// deviation, with a warning, unless overridden).
+/// Writes a backbone with timm's names, and beside it `config.json` with the same facts for a reader and `README.md`, its model card.
 ///
 /// # Errors
-/// A file that is missing, not safetensors, or not a ViT; the first key that is missing or misshapen.
-pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<(Backbone, Option<Info>), Error> {
-    let mut file = safetensors::read(path)?;
-    if let Some(prefix) = PREFIXES.iter().find(|prefix| file.tensors.contains_key(&format!("{prefix}cls_token"))) {
-        file.tensors = file.tensors.into_iter().filter_map(|(name, t)| Some((name.strip_prefix(prefix)?.to_string(), t))).collect();
+/// Where a file cannot be written.
+pub fn save(path: &Path, parameters: &Parameters, info: &Info) -> Result<(), Error> {
+    safetensors::write_f32(path, &arrays(&info.model, parameters), &metadata(path, info)?)?;
+    let readable = serde_json::to_string_pretty(info).map_err(|e| Error::file(path, e))? + "\n";
+    files::write_atomically(&path.with_file_name("config.json"), readable.as_bytes())?;
+    let file = path.file_name().unwrap_or_default().to_string_lossy();
+    files::write_atomically(&path.with_file_name("README.md"), card::text(&file, info).as_bytes())
+}
+
+/// An array to write: name, sizes, numbers.
+pub(super) type Named<'a> = (String, Vec<usize>, &'a [f32]);
+
+/// A backbone's parameters by timm's names, from a table of its own or, as MoCo v3's, among others'.
+pub(super) fn arrays<'a>(config: &VitConfig, parameters: &'a Parameters) -> Vec<Named<'a>> {
+    let find = |name: &str| parameters.find(name).or_else(|| parameters.find(&format!("base_encoder.{name}")));
+    let all = config.parameters().into_iter();
+    all.filter_map(|(name, shape)| find(&name).map(|id| (name, shape, parameters.get(id)))).collect()
+}
+
+/// A number as people write it: 1e-6 and 0.485, not what f64 makes of the f32.
+pub(super) fn decimal(number: f32) -> f64 {
+    format!("{number:e}").parse().unwrap_or(f64::from(number))
+}
+
+/// A safetensors file's metadata.
+pub(super) fn metadata(path: &Path, info: &Info) -> Result<BTreeMap<String, String>, Error> {
+    Ok(BTreeMap::from([(KEY.to_string(), info.to_json(path)?), ("format".to_string(), "pt".to_string())]))
+}
+
+/// Reads a backbone from any checkpoint whose layout is known. What was taken on nobody's word is warned of.
+///
+/// # Errors
+/// A file that is missing, damaged, no ViT's or of a kind that cannot be run; a fact that nothing tells, which names its setting; the first tensor
+/// that is missing, misshapen or not finite.
+pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error> {
+    let weights = open(path)?;
+    let layout = Layout::of(&weights, overrides.encoder.as_deref())?;
+    let facts = Facts::of(&weights, &layout, overrides)?;
+    if !facts.open.is_empty() {
+        return Err(Error::Setting(format!("{}: cannot be told from the file, so set {}", path.display(), facts.open.join("; and "))));
     }
-    let info = match file.metadata.get(KEY) {
-        Some(json) => {
-            let info: Info = serde_json::from_str(json)
-                .map_err(|e| Error::file(path, format!("its metadata cannot be read ({e}); export the backbone again")))?;
-            Some(info)
-        }
-        None => None,
-    };
-    // Sizes come from the tensors that are there: a file's word for them would be allocated before it is found false.
-    let found = sizes(path, &file.tensors)?;
-    let mut config = match &info {
-        Some(info) => {
-            let told = &info.model;
-            let same =
-                |a: &VitConfig, b: &VitConfig| (a.width, a.depth, a.mlp, a.patch, a.image) == (b.width, b.depth, b.mlp, b.patch, b.image);
-            if !same(told, &found) {
-                return Err(Error::file(
-                    path,
-                    format!("its metadata says {}, its tensors are a {}; export the backbone again", told.name(), found.name()),
-                ));
-            }
-            told.clone()
-        }
-        None => as_timms(path, found, overrides)?,
-    };
-    config.heads = overrides.heads.unwrap_or(config.heads);
-    config.mean = overrides.mean.unwrap_or(config.mean);
-    config.std = overrides.std.unwrap_or(config.std);
-    check(path, &config)?;
+    if let Some(warning) = &facts.warning {
+        tracing::warn!("{warning}");
+    }
+    let mut info = facts.info.clone().unwrap_or_else(|| Info::of_source(layout.source, &facts));
+    info.model = VitConfig { image: overrides.image_size.unwrap_or(facts.config.image), ..facts.config.clone() };
+    info.architecture = info.model.name();
+    if info.model.image == 0 || !info.model.image.is_multiple_of(info.model.patch) {
+        let VitConfig { image, patch, .. } = info.model;
+        return Err(Error::Setting(format!("{}: model.image_size={image} is not a multiple of its patches of {patch}", path.display())));
+    }
+    let reader = Reader { found: Found::new(&weights, &layout)?, weights: &weights, facts: &facts };
+    reader.check_all_there()?;
     let mut parameters = Parameters::new();
-    let vit = Vit::declare(&config, &mut parameters, "");
+    let vit = Vit::declare(&info.model, &mut parameters, "");
     for entry in parameters.entries().to_vec() {
-        let tensor = file.tensors.get(&entry.name).ok_or_else(|| {
-            Error::file(path, format!("has no tensor `{}`; it is not a whole ViT backbone with timm's names", entry.name))
-        })?;
-        if tensor.shape != entry.shape {
-            return Err(Error::file(
-                path,
-                format!("`{}` is {:?} where {} needs {:?}", entry.name, tensor.shape, config.name(), entry.shape),
-            ));
+        let values = reader.parameter(&entry.name, info.model.grid())?;
+        if values.iter().any(|v| !v.is_finite()) {
+            let theirs = reader.found.name(&entry.name).unwrap_or(&entry.name);
+            let what = format!("`{}` holds numbers that are not finite; take an earlier checkpoint", shown(theirs));
+            return Err(Error::file(path, what));
         }
-        if tensor.data.iter().any(|v| !v.is_finite()) {
-            return Err(Error::file(path, format!("`{}` holds numbers that are not finite; take an earlier checkpoint", entry.name)));
+        parameters.flat_mut()[entry.range].copy_from_slice(&values);
+    }
+    Ok(Loaded { backbone: Backbone { vit, parameters }, info })
+}
+
+/// Opens a checkpoint; of a folder its weights, by the names that Hugging Face, timm and this program give them.
+pub(super) fn open(path: &Path) -> Result<Weights, Error> {
+    const NAMES: [&str; 4] = ["model.safetensors", "backbone.safetensors", "export/backbone.safetensors", "pytorch_model.bin"];
+    if !path.is_dir() {
+        return Weights::open(path);
+    }
+    match NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+        Some(file) => Weights::open(&file),
+        None => Err(Error::file(path, format!("is a folder without {}; give the checkpoint's file", NAMES.join(", ")))),
+    }
+}
+
+/// Parameters of a file by their names here.
+struct Reader<'a> {
+    found: Found<'a>,
+    weights: &'a Weights,
+    facts: &'a Facts,
+}
+
+impl Reader<'_> {
+    /// Before anything is allocated by what shapes say: that every parameter is there, in its shape.
+    fn check_all_there(&self) -> Result<(), Error> {
+        let fail = |what: String| Err(Error::file(self.weights.path(), what));
+        let model = self.facts.config.name();
+        for (name, mut wanted) in self.facts.config.parameters() {
+            let theirs = match (self.found.name(&name), self.found.thirds(&name)) {
+                (Some(whole), _) => vec![whole],
+                (None, Some(thirds)) => {
+                    wanted[0] /= 3;
+                    thirds.to_vec()
+                }
+                (None, None) if self.is_absent_bias(&name) => continue,
+                (None, None) => return fail(format!("has no tensor `{name}` (as timm calls it); it is not a whole {model}")),
+            };
+            for theirs in theirs {
+                let told = &self.weights.tensors[theirs].shape;
+                // Positions' rows were looked at when the sizes were.
+                let fits = if name == "pos_embed" { told.last() == wanted.last() } else { *told == wanted };
+                if !fits {
+                    return fail(format!("`{}` is {told:?} where {model} needs {wanted:?}", shown(theirs)));
+                }
+            }
         }
-        parameters.flat_mut()[entry.range].copy_from_slice(&tensor.data);
+        let depth = self.facts.config.depth;
+        match self.found.parameters().find(|name| block_of(name).is_some_and(|block| block >= depth)) {
+            None => Ok(()),
+            Some(name) => fail(format!("has `{name}` (as timm calls it) and yet no whole block {depth}; it is not a whole ViT")),
+        }
     }
-    Ok((Backbone { vit, parameters }, info))
+
+    /// A parameter's values; positions for a grid of this side.
+    fn parameter(&self, name: &str, grid: usize) -> Result<Vec<f32>, Error> {
+        let VitConfig { width, registers, .. } = self.facts.config;
+        match (name, self.facts.positions) {
+            ("pos_embed", rows) => {
+                let mut positions = self.whole(name)?;
+                match rows {
+                    PositionRows::ClassAndPatches => {}
+                    PositionRows::Patches => drop(positions.splice(..0, vec![0.0; width])),
+                    PositionRows::All => drop(positions.drain(width..(1 + registers) * width)),
+                }
+                let own = self.facts.config.grid();
+                Ok(if grid == own { positions } else { positions::resize(&positions, width, own, grid) })
+            }
+            ("reg_token", PositionRows::All) => {
+                let (mut tokens, positions) = (self.whole(name)?, self.whole("pos_embed")?);
+                tokens.iter_mut().zip(&positions[width..]).for_each(|(token, position)| *token += position);
+                Ok(tokens)
+            }
+            _ => match self.found.thirds(name) {
+                Some(thirds) => {
+                    let thirds: Result<Vec<Vec<f32>>, Error> = thirds.iter().map(|theirs| self.weights.read(theirs)).collect();
+                    Ok(thirds?.concat())
+                }
+                None if self.is_absent_bias(name) => Ok(vec![0.0; 3 * width]),
+                None => self.whole(name),
+            },
+        }
+    }
+
+    fn whole(&self, ours: &str) -> Result<Vec<f32>, Error> {
+        self.weights.read(self.found.name(ours).unwrap_or(ours))
+    }
+
+    /// Whether it is the bias of q, k and v in a model without such biases: zeros.
+    fn is_absent_bias(&self, name: &str) -> bool {
+        name.ends_with(QKV_BIAS) && !self.found.parameters().any(|name| name.ends_with(QKV_BIAS))
+    }
 }
 
-/// Sizes from the shapes of timm's keys; the heads, which shapes do not tell, as timm has them.
-fn sizes(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<VitConfig, Error> {
-    let shape = |name: &str| tensors.get(name).map(|t| t.shape.as_slice());
-    let not = |what: &str| Error::file(path, format!("{what}; it is not a ViT backbone with timm's names"));
-    let Some(&[width, 3, patch, patch2]) = shape("patch_embed.proj.weight") else {
-        return Err(not("has no `patch_embed.proj.weight` of [width, 3, patch, patch]"));
-    };
-    let Some(&[1, tokens, _]) = shape("pos_embed") else { return Err(not("has no `pos_embed` of [1, tokens, width]")) };
-    let Some(&[mlp, _]) = shape("blocks.0.mlp.fc1.weight") else { return Err(not("has no `blocks.0.mlp.fc1.weight`")) };
-    let depth = (0..).take_while(|i| tensors.contains_key(&format!("blocks.{i}.norm1.weight"))).count();
-    let grid = tokens.saturating_sub(1).isqrt();
-    if patch != patch2 || patch == 0 || depth == 0 || grid == 0 || grid * grid + 1 != tokens {
-        return Err(not(&format!("its {tokens} positions and patches of {patch}x{patch2} are no square image with a class token")));
-    }
-    Ok(VitConfig { heads: width / 64, ..VitConfig::plain(width, depth, mlp, patch, grid * patch) })
-}
-
-/// A file without metadata is taken as timm's, which is said.
-fn as_timms(path: &Path, found: VitConfig, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
-    if overrides.heads.is_none() && found.heads == 0 {
-        return Err(Error::Setting(format!("{}: a width of {} does not tell its heads; set model.heads", path.display(), found.width)));
-    }
-    tracing::warn!(
-        "{}: no metadata, so taken as timm's: {} heads{}, ImageNet mean and deviation; set model.heads, data.mean, data.std (behind `teacher.` \
-         for a teacher) if it is somebody else's (MoCo v3's ViT-S has 12 heads)",
-        path.display(),
-        overrides.heads.unwrap_or(found.heads),
-        if overrides.heads.is_some() { " (set)" } else { " (width / 64)" }
-    );
-    Ok(found)
-}
-
-fn check(path: &Path, config: &VitConfig) -> Result<(), Error> {
-    if config.heads == 0 || !config.width.is_multiple_of(config.heads) {
-        return Err(Error::Setting(format!(
-            "{}: {} heads do not divide a width of {}; set model.heads",
-            path.display(),
-            config.heads,
-            config.width
-        )));
-    }
-    if !config.std.iter().all(|s| *s > 0.0 && s.is_finite()) || !config.mean.iter().all(|m| m.is_finite()) {
-        let (mean, std) = (config.mean, config.std);
-        return Err(Error::Setting(format!("{}: data.mean={mean:?} and data.std={std:?}: finite, data.std above 0", path.display())));
-    }
-    Ok(())
+/// The block that a parameter belongs to.
+fn block_of(name: &str) -> Option<usize> {
+    name.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -264,25 +357,42 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backbone.safetensors");
         let (vit, parameters) = small();
-        let info = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7);
-        save(&path, &vit, &parameters, &info).unwrap();
-        let (loaded, told) = load(&path, &BackboneOverrides::default()).unwrap();
-        assert_eq!((&loaded.vit.config, loaded.parameters.flat(), told), (&vit.config, parameters.flat(), Some(info)));
+        let info = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5));
+        save(&path, &parameters, &info).unwrap();
+        let Loaded { backbone, info: told } = load(&path, &BackboneOverrides::default()).unwrap();
+        assert_eq!((&backbone.vit.config, backbone.parameters.flat(), told), (&vit.config, parameters.flat(), info));
         assert!(std::fs::read_to_string(folder.path().join("config.json")).unwrap().contains("vit_w64d2_h4_patch4_8"));
         let set = BackboneOverrides { heads: Some(2), ..Default::default() };
-        assert_eq!(load(&path, &set).unwrap().0.vit.config.heads, 2);
+        assert_eq!(load(&path, &set).unwrap().info.model.heads, 2);
     }
 
     #[test]
-    fn a_file_without_metadata_is_taken_as_timms_and_a_checkpoint_by_its_encoder() {
+    fn a_file_without_metadata_is_taken_as_timms() {
         let folder = tempfile::tempdir().unwrap();
         let (_, parameters) = small();
-        for prefix in ["", "parameter.", "parameter.base_encoder."] {
+        let path = folder.path().join("a.safetensors");
+        write(&path, &tensors(&parameters, ""), None);
+        let Loaded { backbone, info } = load(&path, &BackboneOverrides::default()).unwrap();
+        assert_eq!((info.model.heads, info.model.mean, info.method.as_str()), (1, IMAGENET_MEAN, "timm"));
+        assert_eq!(backbone.parameters.flat(), parameters.flat());
+    }
+
+    #[test]
+    fn a_checkpoint_is_its_encoder_and_not_a_moment_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (vit, parameters) = small();
+        let json = Info::of(&Config::defaults(crate::settings::MethodName::MocoV3), &vit, 7, None).to_json(Path::new("")).unwrap();
+        for prefix in ["parameter.", "parameter.base_encoder."] {
             let path = folder.path().join("a.safetensors");
-            write(&path, &tensors(&parameters, prefix), None);
-            let (loaded, info) = load(&path, &BackboneOverrides::default()).unwrap();
-            assert_eq!((loaded.vit.config.heads, loaded.vit.config.mean, info), (1, IMAGENET_MEAN, None));
-            assert_eq!(loaded.parameters.flat(), parameters.flat());
+            let mut all = tensors(&parameters, prefix);
+            all.extend(
+                tensors(&parameters, &prefix.replace("parameter.", "exp_avg."))
+                    .into_iter()
+                    .map(|(name, shape, data)| (name, shape, data.iter().map(|v| v + 1.0).collect())),
+            );
+            write(&path, &all, Some(json.clone()));
+            let loaded = load(&path, &BackboneOverrides::default()).unwrap();
+            assert_eq!(loaded.backbone.parameters.flat(), parameters.flat());
         }
     }
 
@@ -297,7 +407,7 @@ mod tests {
             assert!(error.contains(word) && !error.contains('\n'), "{error}");
         };
         let whole = tensors(&parameters, "");
-        let json = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7).to_json(&path).unwrap();
+        let json = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5)).to_json(&path).unwrap();
         for (field, lie) in [
             ("\"depth\":2", "\"depth\":1000000000"),
             ("\"width\":64", "\"width\":4611686018427387904"),

@@ -1,76 +1,10 @@
-//! Safetensors files: read with the crate's checks, written in an order that does not change from run to run.
+//! Safetensors files, written in an order that does not change from run to run.
 
 use crate::{Error, files};
-use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::Path;
-
-/// A tensor as single precision, whatever it was stored in.
-pub struct Tensor {
-    /// Sizes, outermost first.
-    pub shape: Vec<usize>,
-    /// Elements, row by row.
-    pub data: Vec<f32>,
-}
-
-/// A whole file.
-pub struct File {
-    /// By name.
-    pub tensors: BTreeMap<String, Tensor>,
-    /// Free text by key.
-    pub metadata: BTreeMap<String, String>,
-}
-
-/// Reads all tensors of a file that are numbers (integers are left out).
-///
-/// # Errors
-/// A file that is missing, cut short or something else.
-pub fn read(path: &Path) -> Result<File, Error> {
-    let bytes = std::fs::read(path).map_err(|e| Error::file(path, format!("cannot be read: {e}; check the path")))?;
-    let (_, head) = SafeTensors::read_metadata(&bytes).map_err(|e| not_safetensors(path, e))?;
-    let metadata = head.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| not_safetensors(path, e))?;
-    let tensors = file.iter().filter_map(|(name, view)| {
-        let data = numbers(view.dtype(), view.data())?;
-        Some((name.to_string(), Tensor { shape: view.shape().to_vec(), data }))
-    });
-    Ok(File { tensors: tensors.collect(), metadata })
-}
-
-/// Reads a file's metadata alone.
-///
-/// # Errors
-/// As [`read`].
-pub fn read_metadata(path: &Path) -> Result<BTreeMap<String, String>, Error> {
-    /// The format's own limit of a header.
-    const LARGEST: u64 = 100_000_000;
-    let mut file = std::fs::File::open(path).map_err(|e| Error::file(path, format!("cannot be read: {e}; check the path")))?;
-    let mut head = [0; 8];
-    file.read_exact(&mut head).map_err(|e| not_safetensors(path, e))?;
-    let length = u64::from_le_bytes(head);
-    let mut json = Vec::new();
-    file.take(length.min(LARGEST)).read_to_end(&mut json).map_err(|e| not_safetensors(path, e))?;
-    let all: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&json).map_err(|e| not_safetensors(path, e))?;
-    let metadata = all.get("__metadata__").cloned().unwrap_or_default();
-    Ok(serde_json::from_value(metadata).unwrap_or_default())
-}
-
-fn not_safetensors(path: &Path, why: impl std::fmt::Display) -> Error {
-    Error::file(path, format!("is not a whole safetensors file ({why})"))
-}
-
-fn numbers(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
-    Some(match dtype {
-        Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-        Dtype::F16 => bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::BF16 => bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect(),
-        Dtype::F64 => bytes.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32).collect(),
-        _ => return None,
-    })
-}
 
 #[derive(Serialize)]
 struct Entry<'a> {
@@ -116,6 +50,7 @@ fn write_numbers(out: &mut (dyn Write + Send), data: &[f32]) -> std::io::Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::safetensors::SafeTensors;
 
     #[test]
     fn what_is_written_is_read_back_by_the_crate_and_always_the_same() {
@@ -128,44 +63,12 @@ mod tests {
         let first = std::fs::read(&path).unwrap();
         write_f32(&path, &tensors, &metadata).unwrap();
         assert_eq!(first, std::fs::read(&path).unwrap());
-        let file = read(&path).unwrap();
-        assert_eq!(file.metadata, metadata);
-        assert_eq!(read_metadata(&path).unwrap(), metadata);
-        assert_eq!((file.tensors["z"].shape.clone(), file.tensors["z"].data.clone()), (vec![3, 1], a.clone()));
-        assert_eq!(file.tensors["b"].data, b);
-    }
-
-    #[test]
-    fn halves_and_doubles_are_widened_and_integers_left_out() {
-        use safetensors::tensor::TensorView;
-        let halves: Vec<u8> = [1.5f32, -0.25].iter().flat_map(|v| f16::from_f32(*v).to_le_bytes()).collect();
-        let brains: Vec<u8> = [3.0f32].iter().flat_map(|v| bf16::from_f32(*v).to_le_bytes()).collect();
-        let views = [
-            ("h", TensorView::new(Dtype::F16, vec![2], &halves).unwrap()),
-            ("b", TensorView::new(Dtype::BF16, vec![1], &brains).unwrap()),
-            ("i", TensorView::new(Dtype::I64, vec![1], &[0; 8]).unwrap()),
-        ];
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.safetensors");
-        std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
-        let file = read(&path).unwrap();
-        assert_eq!((file.tensors["h"].data.clone(), file.tensors["b"].data.clone()), (vec![1.5, -0.25], vec![3.0]));
-        assert!(!file.tensors.contains_key("i"));
-    }
-
-    #[test]
-    fn what_is_no_safetensors_file_is_an_error_of_one_line() {
-        let folder = tempfile::tempdir().unwrap();
-        for (i, bytes) in [&b""[..], b"short", b"PK\x03\x04 a zip file that PyTorch wrote", &[0xff; 64], &[9, 0, 0, 0, 0, 0, 0, 0, b'{']]
-            .iter()
-            .enumerate()
-        {
-            let path = folder.path().join(format!("{i}.safetensors"));
-            std::fs::write(&path, bytes).unwrap();
-            for message in [read(&path).err().unwrap().to_string(), read_metadata(&path).err().unwrap().to_string()] {
-                assert!(message.contains("safetensors") && !message.contains('\n'), "{message}");
-            }
-        }
-        assert!(read(&folder.path().join("gone")).err().unwrap().to_string().contains("check the path"));
+        let bytes = std::fs::read(&path).unwrap();
+        let (_, head) = SafeTensors::read_metadata(&bytes).unwrap();
+        assert_eq!(head.metadata().clone().unwrap().into_iter().collect::<BTreeMap<_, _>>(), metadata);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let numbers = |name| file.tensor(name).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!((file.tensor("z").unwrap().shape(), numbers("z")), (&[3, 1][..], a));
+        assert_eq!((file.tensor("b").unwrap().shape(), numbers("b")), (&[5000][..], b));
     }
 }

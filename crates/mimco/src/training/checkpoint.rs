@@ -3,6 +3,7 @@
 use crate::Error;
 use crate::interop::backbone::{self, Info};
 use crate::interop::safetensors;
+use crate::interop::weights::Weights;
 use crate::methods::Method;
 use crate::settings::Config;
 use mimco_engine::optim::Optimizer;
@@ -58,7 +59,7 @@ pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optim
     let state = method.state();
     tensors.extend(state.iter().map(|a| (format!("state.{}", a.name), a.shape.clone(), &a.data[..])));
     let json = serde_json::to_string(progress).map_err(|e| Error::file(path, e))?;
-    let info = Info::of(config, method.backbone().0, progress.optimizer_steps).to_json(path)?;
+    let info = Info::of(config, method.backbone().0, progress.optimizer_steps, None).to_json(path)?;
     safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json), (backbone::KEY.to_string(), info)]))
 }
 
@@ -67,7 +68,7 @@ pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optim
 /// # Errors
 /// What is not a checkpoint.
 pub fn progress(path: &Path) -> Result<Progress, Error> {
-    parse(path, &safetensors::read_metadata(path).map_err(|e| unreadable(path, e))?)
+    parse(path, &Weights::open(path).map_err(|e| unreadable(path, e))?.texts)
 }
 
 fn unreadable(path: &Path, error: Error) -> Error {
@@ -90,13 +91,13 @@ fn parse(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Progress, E
 
 /// Takes a run up where the checkpoint left it.
 pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
-    let mut file = safetensors::read(path).map_err(|e| unreadable(path, e))?;
-    let progress = parse(path, &file.metadata)?;
-    let mut take = |name: &str, elements: usize| -> Result<Vec<f32>, Error> {
-        let tensor = match file.tensors.remove(name) {
-            Some(tensor) => tensor.data,
-            None if elements == 0 => Vec::new(), // an array that need not be there
-            None => return Err(Error::file(path, format!("lacks `{name}`; use --overwrite to start anew"))),
+    let file = Weights::open(path).map_err(|e| unreadable(path, e))?;
+    let progress = parse(path, &file.texts)?;
+    let take = |name: &str, elements: usize| -> Result<Vec<f32>, Error> {
+        let tensor = match file.tensors.contains_key(name) {
+            true => file.read(name).map_err(|e| unreadable(path, e))?,
+            false if elements == 0 => Vec::new(), // an array that need not be there
+            false => return Err(Error::file(path, format!("lacks `{name}`; use --overwrite to start anew"))),
         };
         if elements != 0 && tensor.len() != elements {
             return Err(Error::file(path, format!("`{name}` has another size; use --overwrite to start anew")));

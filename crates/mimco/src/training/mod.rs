@@ -125,7 +125,7 @@ fn check_teachers(run: &Run) -> Result<(), Error> {
     let main = &run.plan.main;
     let Some(settings) = &main.mimco else { return Ok(()) };
     match (&run.teacher, &run.plan.teacher) {
-        (Some(path), _) => check_teacher(settings, &backbone::load(path, &main.teacher_overrides())?.0.vit.config, &main.vit()),
+        (Some(path), _) => check_teacher(settings, &backbone::load(path, &main.teacher_overrides())?.info.model, &main.vit()),
         (None, Some(config)) => check_teacher(settings, &config.vit(), &main.vit()),
         (None, None) => Err(Error::Setting("mimco needs a teacher; give --teacher FILE, or leave it out of the plan to train one".into())),
     }
@@ -133,7 +133,7 @@ fn check_teachers(run: &Run) -> Result<(), Error> {
 
 /// Weights to begin from, of the main stage's shape.
 fn load_init(path: &Path, config: &Config) -> Result<Backbone, Error> {
-    let (source, _) = backbone::load(path, &BackboneOverrides::default())?;
+    let source = backbone::load(path, &BackboneOverrides::default())?.backbone;
     let (theirs, ours) = (source.vit.config.name(), config.vit().name()); // sizes and heads
     if theirs != ours {
         return Err(Error::Setting(format!("--init {}: it is {theirs}, the run trains {ours}; set model.* alike", path.display())));

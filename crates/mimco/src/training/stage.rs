@@ -89,7 +89,7 @@ impl Stage<'_> {
             console.say(&format!("resumed at step {}", self.steps_before));
         }
         let Some(trained) = training.run()? else { return Ok(None) };
-        let summary = finish(config, folder, method.as_ref(), trained)?;
+        let summary = finish(config, folder, method.as_ref(), trained, images.train.digest())?;
         console.say(&format!("finished: {}", folder.backbone().display()));
         Ok(Some((summary, false)))
     }
@@ -98,7 +98,7 @@ impl Stage<'_> {
     fn method(&self, images: &Images) -> Result<(Box<dyn Method>, String), Error> {
         let config = self.config;
         let teacher = match (&config.mimco, &self.teacher) {
-            (Some(_), Some(path)) => Some(backbone::load(path, &config.teacher_overrides())?.0),
+            (Some(_), Some(path)) => Some(backbone::load(path, &config.teacher_overrides())?.backbone),
             _ => None,
         };
         let identity = identity(config, images, [teacher.as_ref(), self.init]);
@@ -116,7 +116,7 @@ impl Stage<'_> {
 }
 
 /// Writes what a finished stage leaves: the export, the report, and a checkpoint that says so.
-fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Trained) -> Result<Summary, Error> {
+fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Trained, digest: u64) -> Result<Summary, Error> {
     let Trained { mut progress, optimizer, seconds } = trained;
     let (vit, parameters) = method.backbone();
     if progress.skipped_in_a_row > 0 || !gradient_norm(parameters.flat()).is_finite() {
@@ -126,8 +126,8 @@ fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Tra
             folder.checkpoints().display()
         )));
     }
-    let info = Info::of(config, vit, progress.optimizer_steps);
-    backbone::save(&folder.backbone(), vit, parameters, &info)?;
+    let info = Info::of(config, vit, progress.optimizer_steps, Some(digest));
+    backbone::save(&folder.backbone(), parameters, &info)?;
     progress.finished = true;
     let summary = summary(config, folder, &progress, seconds);
     let mut facts = vec![

@@ -1,0 +1,43 @@
+//! The model card that is written beside every export: what the model is, where it comes from, how it is loaded.
+
+use super::backbone::Info;
+use std::fmt::Write;
+
+/// The card of the weights `file`; `---` begins and ends the table that model hubs read.
+pub fn text(file: &str, info: &Info) -> String {
+    let model = &info.model;
+    let mut card = String::from("---\ntags:\n- image-feature-extraction\n- vision-transformer\n");
+    if let Some(licence) = &info.licence {
+        let _ = writeln!(card, "license: {}", licence.to_lowercase());
+    }
+    let _ = write!(card, "---\n\n# {}\n\n", info.architecture);
+    let mut rows = vec![
+        ("method", info.method.clone()),
+        ("width, depth, heads, MLP", format!("{}, {}, {}, {}", model.width, model.depth, model.heads, model.mlp)),
+        ("patch, image", format!("{} px, {} px", model.patch, model.image)),
+        ("registers", model.registers.to_string()),
+        ("LayerScale", if model.layer_scale == 0.0 { "no" } else { "yes" }.into()),
+        ("norms' epsilon", format!("{:e}", model.norm_eps)),
+        ("mean, deviation of the channels", format!("{:?}, {:?}", model.mean, model.std)),
+        ("feature that was trained", format!("{:?}", info.pooling).to_lowercase()),
+    ];
+    rows.extend(info.seed.map(|seed| ("seed", seed.to_string())));
+    rows.extend(info.steps.map(|steps| ("updates", steps.to_string())));
+    rows.extend(info.data.clone().map(|digest| ("digest of the images", digest)));
+    let licence = info.licence.as_ref().map(|licence| format!("{licence} is its code's; look for the weights' own"));
+    rows.push(("licence", licence.unwrap_or_else(|| "to be filled in: the weights' and the images' owner says".into())));
+    card.push_str("| | |\n|---|---|\n");
+    for (what, value) in rows {
+        let _ = writeln!(card, "| {what} | {value} |");
+    }
+    let _ = write!(
+        card,
+        "\nIt takes square RGB images, values in 0..1, normalised with the mean and deviation above, and yields a class token, registers (where \
+         there are any) and patch tokens after a final layer norm.\n\n```sh\nmimco embed --backbone {file} --data IMAGES --out features.npy\n\
+         mimco convert {file} OUT --to timm   # or hf, onnx\n```\n"
+    );
+    if let Some(recipe) = &info.recipe {
+        let _ = write!(card, "\n## Settings of the run\n\n```\n{}\n```\n", recipe.trim_end());
+    }
+    card
+}

@@ -1,0 +1,143 @@
+use super::summary::Value;
+use super::*;
+use prost::bytes::Bytes;
+
+fn small() -> VitConfig {
+    VitConfig { heads: 2, ..VitConfig::plain(8, 2, 12, 2, 4) }
+}
+
+fn with_all() -> VitConfig {
+    VitConfig { registers: 3, layer_scale: 1.0, ..small() }
+}
+
+type Numbers = BTreeMap<String, Vec<f32>>;
+
+/// Numbers that are all different.
+fn parameters(shape: &VitConfig) -> Numbers {
+    let mut next = 0.0;
+    let mut number = || {
+        next += 0.25;
+        next
+    };
+    shape.parameters().into_iter().map(|(name, sizes)| (name, (0..sizes.iter().product()).map(|_| number()).collect())).collect()
+}
+
+fn written(shape: &VitConfig, batch: Option<usize>, parameters: &Numbers) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let metadata = (0..9).map(|i| (format!("key{i}"), format!("a \"text\" {i}"))).collect();
+    write(&mut bytes, shape, batch, &|name| parameters.get(name).map(|p| &p[..]), &metadata).unwrap();
+    bytes
+}
+
+fn why(result: io::Result<()>) -> String {
+    result.unwrap_err().to_string()
+}
+
+#[test]
+fn a_file_holds_every_parameter_and_says_what_goes_in_and_out() {
+    for shape in [small(), with_all()] {
+        let parameters = parameters(&shape);
+        for batch in [None, Some(5)] {
+            let file = read_back(written(&shape, batch, &parameters)).unwrap();
+            file.compare(&shape, &|name| parameters.get(name).map(|p| &p[..])).unwrap();
+            let tokens = 5 + shape.registers;
+            let value = |name: &str, sizes: &[usize]| {
+                let sizes = [batch].into_iter().chain(sizes.iter().map(|size| Some(*size))).collect();
+                Value { name: name.into(), sizes }
+            };
+            assert_eq!(file.inputs, [value(INPUT, &[3, 4, 4])]);
+            assert_eq!(file.outputs, [value("tokens", &[tokens, 8]), value("class", &[8]), value("mean", &[8])]);
+            assert_eq!((file.opset, file.metadata.len(), &file.metadata["key4"][..]), (17, 9, "a \"text\" 4"));
+        }
+    }
+}
+
+#[test]
+fn any_changed_parameter_is_found() {
+    let parameters = parameters(&with_all());
+    let file = read_back(written(&with_all(), None, &parameters)).unwrap();
+    for name in parameters.keys() {
+        let mut changed = parameters.clone();
+        *changed.get_mut(name).unwrap().last_mut().unwrap() += 0.5;
+        let why = why(file.compare(&with_all(), &|name| changed.get(name).map(|p| &p[..])));
+        let folded = ["cls_token", "pos_embed", "reg_token"].contains(&&name[..]);
+        let place = if folded { "prefix_and_positions" } else { name };
+        assert_eq!(why, format!("`{place}` is not what was written"));
+    }
+    let find = |name: &str| parameters.get(name).map(|p| &p[..]);
+    assert!(why(file.compare(&VitConfig { layer_scale: 0.0, ..with_all() }, &find)).contains("not written"));
+    assert!(why(file.compare(&VitConfig { norm_eps: 1e-5, ..with_all() }, &find)).contains("operations"));
+}
+
+#[test]
+fn the_class_token_is_at_its_position_and_registers_have_none() {
+    let shape = VitConfig { width: 2, heads: 1, registers: 2, depth: 1, mlp: 3, ..small() };
+    let mut parameters = parameters(&shape);
+    parameters.insert("cls_token".into(), vec![1.0, 2.0]);
+    parameters.insert("reg_token".into(), vec![3.0, 4.0, 5.0, 6.0]);
+    parameters.insert("pos_embed".into(), (1..=10).map(|i| 10.0 * i as f32).collect());
+    let model = ModelProto::decode(Bytes::from(written(&shape, None, &parameters))).unwrap();
+    let constants = model.graph.unwrap().initializer;
+    let folded = constants.iter().find(|constant| constant.name == "prefix_and_positions").unwrap();
+    let expected = [11.0f32, 22.0, 3.0, 4.0, 5.0, 6.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 100.0];
+    assert_eq!(folded.dims, [1, 7, 2]);
+    assert_eq!(folded.raw_data, expected.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>());
+}
+
+#[test]
+fn the_same_backbone_is_the_same_file_and_as_long_as_prost_would_make_it() {
+    let parameters = parameters(&with_all());
+    let bytes = written(&with_all(), None, &parameters);
+    assert_eq!(bytes, written(&with_all(), None, &parameters));
+    assert_eq!(ModelProto::decode(&bytes[..]).unwrap().encoded_len(), bytes.len());
+}
+
+#[test]
+fn damaged_files_are_told() {
+    let parameters = parameters(&small());
+    let whole = written(&small(), None, &parameters);
+    for place in (0..whole.len()).step_by(5) {
+        let mut file = whole.clone();
+        file[place] ^= 0x55;
+        // Where the change is in a text it may be read, but nothing may panic.
+        let _ = read_back(file).map(|file| file.compare(&small(), &|name| parameters.get(name).map(|p| &p[..])));
+    }
+    for end in (0..whole.len()).step_by(5) {
+        assert!(read_back(Bytes::copy_from_slice(&whole[..end])).is_err(), "{end}");
+    }
+    let model = ModelProto::decode(&whole[..]).unwrap();
+    let says = |change: &dyn Fn(&mut GraphProto), word: &str| {
+        let mut model = model.clone();
+        change(model.graph.as_mut().unwrap());
+        let why = read_back(model.encode_to_vec()).unwrap_err().to_string();
+        assert!(why.contains(word), "{why}");
+    };
+    says(&|graph| graph.node.swap(0, 1), "not there before");
+    says(&|graph| graph.node.push(graph.node[0].clone()), "twice");
+    says(&|graph| graph.initializer.push(graph.initializer[0].clone()), "twice");
+    says(&|graph| graph.initializer[0].dims.push(2), "bytes");
+    says(&|graph| graph.initializer[0].dims = vec![i64::MAX, i64::MAX], "bytes");
+    says(&|graph| graph.initializer[0].data_type = 16, "type 16");
+    says(&|graph| graph.output[0].name = "other".into(), "no operation makes");
+    says(&|graph| graph.input[0].kind = None, "no tensor");
+}
+
+#[test]
+fn what_cannot_be_written_is_told_before_anything_is() {
+    let says = |shape: &VitConfig, batch, parameters: &Numbers, word: &str| {
+        let mut out = Vec::new();
+        let why = why(write(&mut out, shape, batch, &|name| parameters.get(name).map(|p| &p[..]), &BTreeMap::new()));
+        assert!(why.contains(word) && out.is_empty(), "{why}");
+    };
+    let whole = parameters(&small());
+    says(&VitConfig { registers: 1, ..small() }, None, &whole, "reg_token");
+    says(&VitConfig { width: 16, ..small() }, None, &whole, "numbers");
+    says(&small(), Some(0), &whole, "batch");
+    // One buffer stands for all parameters of a model of 2.4 GB.
+    let large = VitConfig { width: 1024, depth: 48, heads: 16, mlp: 4096, patch: 16, image: 224, ..small() };
+    let sizes: BTreeMap<String, usize> = large.parameters().into_iter().map(|(name, sizes)| (name, sizes.iter().product())).collect();
+    let buffer = vec![0.0; 1024 * 4096];
+    let mut out = Vec::new();
+    let why = why(write(&mut out, &large, None, &|name| sizes.get(name).map(|size| &buffer[..*size]), &BTreeMap::new()));
+    assert!(why.contains("2.4 GB") && out.is_empty(), "{why}");
+}

@@ -1,0 +1,109 @@
+//! What is known of those who write checkpoints: head counts, statistics, licences. Shapes tell none of these.
+
+use crate::models::vit::{IMAGENET_MEAN, IMAGENET_STD};
+use serde::{Deserialize, Serialize};
+
+/// Who writes files of a layout.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// This program's exports and checkpoints, whose metadata say all.
+    Native,
+    /// facebookresearch/moco-v3.
+    MocoV3,
+    /// SwinTransformer/Transformer-SSL.
+    Moby,
+    /// facebookresearch/dino.
+    Dino,
+    /// bytedance/ibot.
+    Ibot,
+    /// facebookresearch/dinov2.
+    DinoV2,
+    /// facebookresearch/mae.
+    Mae,
+    /// open-mmlab/mmpretrain, mmselfsup and mmcls.
+    MmPretrain {
+        /// Whether the file is one of MoCo v3's pre-training.
+        moco: bool,
+        /// Whether it has a supervised classifier.
+        supervised: bool,
+    },
+    /// Hugging Face's `ViTModel` and those around it.
+    HuggingFaceVit,
+    /// Hugging Face's `Dinov2Model`, with registers or without.
+    HuggingFaceDinoV2,
+    /// timm, or anyone who took its names.
+    Timm,
+    /// A classifier trained by a script in the manner of PyTorch's ImageNet example, as MoCo v3's linear probe is.
+    Classifier,
+    /// An encoder within a model that is not known.
+    Unknown,
+}
+
+/// Heads of the ViTs that DINO, iBOT, MoBY, MAE, DINOv2 and DeiT publish, by width; MAE's huge model has heads of 80.
+const COMMON: [(usize, usize); 6] = [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1536, 24)];
+
+impl Source {
+    /// As people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Source::Native => "mimco",
+            Source::MocoV3 => "MoCo v3",
+            Source::Moby => "MoBY",
+            Source::Dino => "DINO",
+            Source::Ibot => "iBOT",
+            Source::DinoV2 => "DINOv2",
+            Source::Mae => "MAE",
+            Source::MmPretrain { moco: true, .. } => "mmpretrain's MoCo v3",
+            Source::MmPretrain { .. } => "mmpretrain",
+            Source::HuggingFaceVit => "Hugging Face ViT",
+            Source::HuggingFaceDinoV2 => "Hugging Face Dinov2",
+            Source::Timm => "timm",
+            Source::Classifier => "a classifier's training",
+            Source::Unknown => "an encoder of unknown origin",
+        }
+    }
+
+    /// Attention heads of a model of this width and depth, where the source settles it, and why.
+    pub fn heads(self, width: usize, depth: usize) -> Option<(usize, String)> {
+        let common = COMMON.iter().find(|(w, _)| *w == width).map(|&(_, heads)| heads);
+        match self {
+            Source::MocoV3 | Source::MmPretrain { moco: true, .. } => {
+                [384, 768].contains(&width).then(|| (12, "all of MoCo v3's ViTs have 12".into()))
+            }
+            // Its ViT of 384 may be DeiT's, with 6 heads, or MoCo v3's, with 12; its own small one is 768 wide.
+            Source::MmPretrain { .. } => match (width, depth) {
+                (384, _) => None,
+                (768, 8) => Some((8, "mmpretrain's small ViT has 8".into())),
+                _ => common.map(|heads| (heads, format!("mmpretrain's ViTs {width} wide have {heads}"))),
+            },
+            Source::Moby | Source::Dino | Source::Ibot | Source::DinoV2 | Source::Mae | Source::HuggingFaceDinoV2 => {
+                common.map(|heads| (heads, format!("{}'s ViTs {width} wide have {heads}", self.name())))
+            }
+            Source::Timm => {
+                let heads = if width == 1280 { 16 } else { width / 64 };
+                (heads > 0).then(|| (heads, if width == 1280 { "timm's huge ViT has 16" } else { "timm's rule, width / 64" }.to_string()))
+            }
+            Source::Native | Source::HuggingFaceVit | Source::Classifier | Source::Unknown => None,
+        }
+    }
+
+    /// Mean and deviation of the channels that its images are normalised with, where the source settles it.
+    pub fn statistics(self) -> Option<([f32; 3], [f32; 3])> {
+        match self {
+            Source::Native | Source::HuggingFaceVit | Source::MmPretrain { supervised: true, .. } | Source::Unknown => None,
+            _ => Some((IMAGENET_MEAN, IMAGENET_STD)),
+        }
+    }
+
+    /// What its code is licensed under; weights may be under another.
+    pub fn licence(self) -> Option<&'static str> {
+        match self {
+            Source::MocoV3 | Source::Mae => Some("CC-BY-NC-4.0"),
+            Source::Moby => Some("MIT"),
+            Source::Dino | Source::Ibot | Source::DinoV2 | Source::HuggingFaceDinoV2 | Source::MmPretrain { .. } => Some("Apache-2.0"),
+            // timm's and Hugging Face's files carry weights of many origins.
+            Source::Native | Source::Timm | Source::HuggingFaceVit | Source::Classifier | Source::Unknown => None,
+        }
+    }
+}

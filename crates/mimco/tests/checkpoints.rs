@@ -1,0 +1,156 @@
+//! Checkpoints as others write them (fixtures/checkpoints, made by fixtures/make_checkpoints.py with PyTorch, timm and transformers): every layout's
+//! tokens are PyTorch's, what a file does not tell is asked for, what cannot be run is refused by name.
+
+use mimco::interop::backbone::{self, BackboneOverrides, Loaded};
+use mimco::interop::convert::{Request, Target, convert};
+use mimco::interop::inspect::inspect;
+use mimco::interop::weights::Weights;
+use mimco::models::vit::Forward;
+use mimco_engine::{Tape, Tensor};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoints")
+}
+
+/// The manifest's entries: those that load, and those that are refused.
+fn manifest() -> [Vec<Value>; 2] {
+    let text = std::fs::read_to_string(fixtures().join("manifest.json")).unwrap();
+    let all: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let (refused, loads) = all.into_iter().partition(|entry| entry["refuse"].is_string());
+    [loads, refused]
+}
+
+fn path(entry: &Value) -> PathBuf {
+    fixtures().join(entry["file"].as_str().unwrap())
+}
+
+/// What a reader has to be told.
+fn told(entry: &Value) -> BackboneOverrides {
+    let settings: Vec<String> = entry["settings"].as_array().unwrap().iter().map(|s| s.as_str().unwrap().to_string()).collect();
+    BackboneOverrides::from_settings(&settings).unwrap()
+}
+
+fn expected() -> Weights {
+    Weights::open(&fixtures().join("expected.safetensors")).unwrap()
+}
+
+fn tensor(weights: &Weights, name: &str) -> Tensor {
+    Tensor::from_slice(&weights.tensors[name].shape[..], &weights.read(name).unwrap())
+}
+
+/// All tokens of the fixture's images under a backbone against PyTorch's: the norm of the difference over the norm.
+fn difference(loaded: &Loaded, entry: &Value) -> f64 {
+    let expected = expected();
+    let images = tensor(&expected, entry["images"].as_str().unwrap());
+    let Loaded { backbone, .. } = loaded;
+    let tokens = backbone.vit.forward(&mut Tape::inference(&backbone.parameters), &images, &Forward::default()).value;
+    let wanted = expected.read(entry["tokens"].as_str().unwrap()).unwrap();
+    assert_eq!(tokens.data().len(), wanted.len());
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let difference = norm(&mut tokens.data().iter().zip(&wanted).map(|(a, b)| (a - b) as f64));
+    difference / norm(&mut wanted.iter().map(|v| *v as f64))
+}
+
+#[test]
+fn every_layouts_tokens_are_pytorchs() {
+    let [loads, _] = manifest();
+    assert!(loads.len() >= 17);
+    for entry in &loads {
+        let loaded = backbone::load(&path(entry), &told(entry)).unwrap();
+        let off = difference(&loaded, entry);
+        assert!(off < 1e-5, "{}: {off:e}", entry["file"]);
+        let mean = entry["mean"][0].as_f64().unwrap() as f32;
+        assert_eq!((loaded.info.model.heads, loaded.info.model.mean[0]), (3, mean), "{}", entry["file"]);
+    }
+}
+
+#[test]
+fn heads_that_nothing_tells_are_asked_for() {
+    let [loads, _] = manifest();
+    for entry in loads.iter().filter(|entry| entry["settings"][0] == "model.heads=3") {
+        let error = backbone::load(&path(entry), &BackboneOverrides::default()).err().unwrap();
+        assert!(error.is_misuse() && error.to_string().contains("set model.heads"), "{}: {error}", entry["file"]);
+        let inspection = inspect(&path(entry), &BackboneOverrides::default()).unwrap();
+        assert!(inspection.heads.is_none() && inspection.open[0].starts_with("model.heads"), "{}", entry["file"]);
+    }
+}
+
+#[test]
+fn what_cannot_be_run_is_refused_by_name() {
+    let [_, refused] = manifest();
+    let words = [
+        ("swin.pth", "Swin"),
+        ("simmim_vit.pth", "relative position bias"),
+        ("linear_probe.pth", "linear classifier alone"),
+        ("swiglu.pth", "SwiGLU"),
+        ("dist_deit.pth", "distilled"),
+        ("mae_finetuned.pth", "fc_norm"),
+        ("moco_v3_conv.pth.tar", "convolutions"),
+    ];
+    assert_eq!(refused.len(), words.len());
+    for (file, word) in words {
+        let error = backbone::load(&fixtures().join(file), &BackboneOverrides { heads: Some(3), ..Default::default() }).err().unwrap();
+        assert!(!error.is_misuse() && error.to_string().contains(word), "{file}: {error}");
+    }
+}
+
+#[test]
+fn of_several_encoders_the_official_one_is_taken_or_the_one_that_is_named() {
+    let tokens = |file: &str, encoder: Option<&str>| {
+        let overrides = BackboneOverrides { heads: Some(3), encoder: encoder.map(str::to_string), ..Default::default() };
+        backbone::load(&fixtures().join(file), &overrides).map(|loaded| loaded.backbone.parameters.flat().to_vec())
+    };
+    for (file, official, other) in
+        [("moco_v3.pth.tar", "base_encoder", "momentum_encoder"), ("dino.pth", "teacher", "student"), ("moby.pth", "encoder.", "encoder_k")]
+    {
+        let taken = tokens(file, None).unwrap();
+        assert!(taken == tokens(file, Some(official)).unwrap() && taken != tokens(file, Some(other)).unwrap(), "{file}");
+        let error = tokens(file, Some("nobody")).err().unwrap().to_string();
+        assert!(error.contains("nobody") && error.contains(other), "{error}");
+    }
+}
+
+/// Into every target and back again: the same tokens.
+#[test]
+fn exports_read_back_as_what_they_were_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let [loads, _] = manifest();
+    for (i, entry) in loads.iter().enumerate() {
+        let overrides = told(entry);
+        for (target, name) in
+            [(Target::Native, "native.safetensors"), (Target::Timm, "timm"), (Target::HuggingFace, "hf"), (Target::Onnx, "a.onnx")]
+        {
+            let output = folder.path().join(format!("{i}{name}"));
+            let request = Request { input: &path(entry), output: &output, target, overrides: &overrides, batch: None, overwrite: false };
+            let (info, files) = convert(&request).unwrap();
+            assert!(files.iter().all(|file| file.is_file()), "{files:?}");
+            assert!(convert(&request).err().unwrap().to_string().contains("--overwrite"));
+            if target != Target::Onnx {
+                let again = backbone::load(&output, &BackboneOverrides::default()).unwrap();
+                assert_eq!(again.info, info);
+                let off = difference(&again, entry);
+                assert!(off < 1e-5, "{} to {target:?}: {off:e}", entry["file"]);
+            }
+        }
+    }
+}
+
+/// timm's `resample_abs_pos_embed` of the fixture's positions, by PyTorch.
+#[test]
+fn positions_are_resized_as_timm_does() {
+    let expected = expected();
+    for (size, name) in [(24, "timm.positions24"), (8, "timm.positions8")] {
+        let overrides = BackboneOverrides { heads: Some(3), image_size: Some(size), ..Default::default() };
+        let loaded = backbone::load(&fixtures().join("timm.safetensors"), &overrides).unwrap();
+        assert_eq!(loaded.info.model.image, size);
+        let parameters = &loaded.backbone.parameters;
+        let found = parameters.get(parameters.find("pos_embed").unwrap());
+        let wanted = expected.read(name).unwrap();
+        assert_eq!(found.len(), wanted.len());
+        assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 2e-6), "{name}");
+    }
+    let odd = BackboneOverrides { heads: Some(3), image_size: Some(17), ..Default::default() };
+    assert!(backbone::load(&fixtures().join("timm.safetensors"), &odd).err().unwrap().to_string().contains("not a multiple"));
+}
