@@ -3,6 +3,9 @@
 use crate::Rgb;
 use crate::resize::{Crop, Filter, crop_and_resize, to_planes};
 
+/// Models of fewer pixels a side see whole images, resized straight to their size.
+pub const SMALL: u32 = 64;
+
 /// An image of the model's size as it is; for models under 64 px resized to it; else the shorter side to size · 256/224 (bicubic, antialiased)
 /// and the centre crop. Into `out` [3, size, size], values in 0..1.
 pub fn evaluation_view(image: &Rgb, size: u32, out: &mut [f32]) {
@@ -10,7 +13,7 @@ pub fn evaluation_view(image: &Rgb, size: u32, out: &mut [f32]) {
     if (image.width, image.height) == (size, size) {
         return to_planes(image, out);
     }
-    if size < 64 {
+    if size < SMALL {
         return to_planes(&crop_and_resize(image, whole, size, size, Filter::Bicubic), out);
     }
     let short = size * 256 / 224;

@@ -3,6 +3,7 @@
 
 use super::backbone::{Info, Named, decimal};
 use crate::models::vit::VitConfig;
+use mimco_data::transform::SMALL;
 use mimco_engine::Parameters;
 use serde_json::{Value, json};
 
@@ -141,14 +142,16 @@ pub(super) fn config(info: &Info) -> Value {
 /// `preprocessor_config.json`: the view that this program evaluates on.
 pub(super) fn preprocessor(info: &Info) -> Value {
     let size = info.model.image;
+    let square = json!({"height": size, "width": size});
+    let small = size < SMALL as usize;
     json!({
-        "image_processor_type": "BitImageProcessor",
+        "image_processor_type": if small { "ViTImageProcessor" } else { "BitImageProcessor" },
         "do_convert_rgb": true,
         "do_resize": true,
-        "size": {"shortest_edge": size * 256 / 224},
+        "size": if small { square.clone() } else { json!({"shortest_edge": size * 256 / 224}) },
         "resample": 3,
-        "do_center_crop": true,
-        "crop_size": {"height": size, "width": size},
+        "do_center_crop": !small,
+        "crop_size": square,
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,

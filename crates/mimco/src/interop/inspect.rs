@@ -14,7 +14,7 @@ pub struct Inspection {
     pub format: String,
     /// Whose names it has.
     pub layout: &'static str,
-    /// The architecture's name; its heads are 0 where nothing tells them.
+    /// The architecture's name; its heads are a question mark where nothing tells them.
     pub architecture: String,
     /// Attention heads, where something tells them.
     pub heads: Option<usize>,
@@ -73,7 +73,7 @@ pub fn inspect(path: &Path, overrides: &BackboneOverrides) -> Result<Inspection,
     Ok(Inspection {
         format: weights.format.to_string(),
         layout: layout.source.name(),
-        architecture: facts.config.name(),
+        architecture: facts.config.name().replace("_h0_", "_h?_"),
         heads: Some(facts.config.heads).filter(|heads| *heads > 0),
         pooling: facts.pooling,
         licence: facts.info.as_ref().map_or(layout.source.licence().map(str::to_string), |info| info.licence.clone()),

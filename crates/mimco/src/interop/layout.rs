@@ -187,7 +187,7 @@ fn source(weights: &Weights, names: &BTreeSet<&str>, prefix: &str, family: Famil
                 Source::Unknown
             }
         }
-        Family::Timm if prefix.ends_with("module.") && weights.texts.keys().any(|key| key.ends_with("best_acc1")) => Source::Classifier,
+        Family::Timm if weights.texts.contains_key("best_acc1") || names.contains("best_acc1") => Source::Classifier,
         Family::Timm if prefix.contains("backbone.") => Source::Unknown,
         Family::Timm => Source::Timm,
     }

@@ -59,7 +59,7 @@ impl Source {
             Source::HuggingFaceVit => "Hugging Face ViT",
             Source::HuggingFaceDinoV2 => "Hugging Face Dinov2",
             Source::Timm => "timm",
-            Source::Classifier => "a classifier's training",
+            Source::Classifier => "a checkpoint of a classifier's training (a linear probe or a fine-tuning, not the pre-training)",
             Source::Unknown => "an encoder of unknown origin",
         }
     }
