@@ -62,6 +62,13 @@ impl Parameters {
         ParameterId(self.entries.len() - 1)
     }
 
+    /// Makes room for parameters of these sizes, which are to be added: a large table is not moved while it grows.
+    pub fn reserve<'a>(&mut self, shapes: impl Iterator<Item = &'a [usize]>) {
+        let more: usize = shapes.map(|shape| shape.iter().product::<usize>().next_multiple_of(16)).sum();
+        let len = self.len + more;
+        self.values.get_or_insert_with(|| Buffer::zeros(0)).reserve(len);
+    }
+
     /// The table, in the order of the buffer.
     pub fn entries(&self) -> &[Entry] {
         &self.entries

@@ -8,6 +8,7 @@ use mimco::methods::moco_v3::MocoV3;
 use mimco::methods::{Clock, Method};
 use mimco::models::vit::{Forward, Position, Start, Vit, VitConfig};
 use mimco::settings::{self, Config, ImageLoss, MethodName, PatchCandidates, PatchLoss, Pooling, Precision, TeacherNorm};
+use mimco_engine::ops::Masked;
 use mimco_engine::{Parameters, Tape, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -269,6 +270,64 @@ fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
         let figures = method.losses(&images, &nothing, &[0, 1, 2, 3, 4, 5], CLOCK, 1.0, &mut gradients);
         assert_eq!(figures["train/loss_patch"], 0.0, "{loss:?}");
         assert!(figures["train/loss"].is_finite());
+    }
+}
+
+/// A teacher with registers and LayerScale and a student without, and the other way round: patches meet patches, class tokens class tokens.
+#[test]
+fn tokens_meet_whatever_stands_before_the_patches() {
+    const BATCH: usize = 3;
+    let plain = vit(16, 2, 2, Position::Learned, IMAGENET);
+    let scaled = VitConfig { registers: 3, layer_scale: 0.5, ..vit(16, 2, 4, Position::Learned, HALVES) };
+    let images = Tensor::from_slice([BATCH, 3, 16, 16], &noise(BATCH * 768, 5));
+    for (student, theirs, pooling) in [
+        (&plain, &scaled, Pooling::Class),
+        (&scaled, &plain, Pooling::Class),
+        (&plain, &scaled, Pooling::Mean),
+        (&scaled, &plain, Pooling::Mean),
+    ] {
+        let mut teacher = backbone(theirs, |_| {});
+        teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 3);
+        let settings = settings::Mimco { patch_loss: PatchLoss::L1, pooling, scale_by_temperature: false, ..Default::default() };
+        let mask = MaskGenerator::new(4, 1, 0.5);
+        let mut method = Mimco::new(&single(MethodName::Mimco), student, &settings, mask, teacher.clone(), 100).unwrap();
+        let hidden: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
+        let mut gradients = method.parameters().zeros_like();
+        let figures = method.losses(&images, &Places::masked(hidden.clone()), &[0, 1, 2], CLOCK, 1.0, &mut gradients);
+
+        let (vit, parameters) = method.backbone();
+        let find = |name: &str| parameters.find(name).unwrap();
+        let masked = Some(Masked { token: find("mask_token"), places: hidden.clone() });
+        let seen = vit.forward(&mut Tape::inference(parameters), &images, &Forward { masked, ..Forward::default() }).value;
+        let whole = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &Forward::default()).value;
+        let token = |tokens: &Tensor, config: &VitConfig, image: usize, token: usize| -> Vec<f64> {
+            let row = image * config.tokens() + token;
+            tokens.data()[row * 16..][..16].iter().map(|&v| v as f64).collect()
+        };
+        let head = |name: &str, x: &[f64]| -> Vec<f64> {
+            let weight = parameters.get(find(&format!("{name}.0.weight")));
+            weight.chunks_exact(16).map(|w| w.iter().zip(x).map(|(&w, x)| w as f64 * x).sum()).collect()
+        };
+        let mut differences = Vec::new();
+        for place in (0..BATCH * 16).filter(|&place| hidden[place]) {
+            let [ours, target] = [(&seen, student), (&whole, theirs)]
+                .map(|(tokens, config)| token(tokens, config, place / 16, config.registers + 1 + place % 16));
+            differences.extend(head("patch_head", &ours).iter().zip(&target).map(|(a, b)| (a - b).abs()));
+        }
+        let patch = differences.iter().sum::<f64>() / differences.len() as f64;
+        assert!((figures["train/loss_patch"] - patch).abs() < 1e-5, "{} for {patch}", figures["train/loss_patch"]);
+
+        let pooled = |tokens: &Tensor, config: &VitConfig, image: usize| match pooling {
+            Pooling::Class => token(tokens, config, image, 0),
+            Pooling::Mean => {
+                let patches: Vec<Vec<f64>> = (0..16).map(|i| token(tokens, config, image, config.registers + 1 + i)).collect();
+                (0..16).map(|column| patches.iter().map(|patch| patch[column]).sum::<f64>() / 16.0).collect()
+            }
+        };
+        let queries: Vec<Vec<f64>> = (0..BATCH).map(|image| head("image_head", &pooled(&seen, student, image))).collect();
+        let keys: Vec<Vec<f64>> = (0..BATCH).map(|image| pooled(&whole, theirs, image)).collect();
+        let image = plain_info_nce(&queries, &keys, |i| i, settings.image_temperature as f64);
+        assert!((figures["train/loss_image"] - image).abs() < 1e-4, "{} for {image}", figures["train/loss_image"]);
     }
 }
 

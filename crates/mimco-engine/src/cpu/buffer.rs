@@ -38,6 +38,11 @@ impl Buffer {
         buffer
     }
 
+    /// Makes room for `len` numbers in all, so that growing to them moves nothing.
+    pub fn reserve(&mut self, len: usize) {
+        self.lines.reserve_exact(len.div_ceil(16).saturating_sub(self.lines.len()));
+    }
+
     /// Appends zeros up to `len` numbers, in place where there is room.
     pub fn grow(&mut self, len: usize) {
         let end = self.len;

@@ -381,7 +381,8 @@ pub fn check_teacher(settings: &Settings, teacher: &VitConfig, student: &VitConf
     if teacher.grid() != student.grid() || teacher.image != student.image {
         return Err(Error::Setting(format!(
             "the teacher's tokens do not lie on the student's: the teacher has {0}x{0} patches of {1} px at {2} px, the student {3}x{3} of {4} \
-             px at {5} px; set model.patch_size={1} model.image_size={2}, or take another teacher",
+             px at {5} px; set model.patch_size={1} and model.image_size={2} (or teacher.model.image_size={5}, which resizes the teacher's \
+             positions), or take another teacher",
             teacher.grid(),
             teacher.patch,
             teacher.image,

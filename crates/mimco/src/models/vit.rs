@@ -210,11 +210,13 @@ pub struct Forward {
 impl Vit {
     /// Adds the model's parameters, zeros, to a table; names are timm's behind `prefix`.
     pub fn declare(config: &VitConfig, parameters: &mut Parameters, prefix: &str) -> Vit {
-        let ids: BTreeMap<String, ParameterId> = config
-            .parameters()
-            .into_iter()
-            .map(|(name, shape)| (name.clone(), parameters.add(format!("{prefix}{name}"), &shape)))
-            .collect();
+        let wanted = config.parameters();
+        parameters.reserve(wanted.iter().map(|(_, shape)| &shape[..]));
+        let add = |(name, shape): (String, Vec<usize>)| {
+            let id = parameters.add(format!("{prefix}{name}"), &shape);
+            (name, id)
+        };
+        let ids: BTreeMap<String, ParameterId> = wanted.into_iter().map(add).collect();
         let id = |name: String| ids[&name];
         let layer = |name: String| Layer { weight: id(format!("{name}.weight")), bias: Some(id(format!("{name}.bias"))) };
         let norm = |name: String| Norm { weight: id(format!("{name}.weight")), bias: id(format!("{name}.bias")), eps: config.norm_eps };

@@ -15,11 +15,12 @@ const LOG: &str = "train.log";
 const TEACHER: &str = "teacher";
 /// The files that a run may have written. `--overwrite` removes these and nothing else, what tells a run apart last, so that an interrupted
 /// removal can be taken up again.
-const OURS: [&str; 10] = [
+const OURS: [&str; 11] = [
     "checkpoints/last.safetensors",
     "checkpoints/best.safetensors",
     "export/backbone.safetensors",
     "export/config.json",
+    "export/README.md",
     EVENTS,
     METRICS,
     "report.html",
