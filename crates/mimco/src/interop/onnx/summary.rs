@@ -1,8 +1,8 @@
-//! An ONNX file read back.
+//! An ONNX file read back, for tests.
 
-use super::Parameter;
 use super::graph::Graph;
 use super::proto::{FLOAT, GraphProto, INT64, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use super::{Parameter, damaged};
 use crate::models::vit::VitConfig;
 use prost::Message;
 use prost::bytes::Bytes;
@@ -127,8 +127,4 @@ fn value(value: &ValueInfoProto) -> io::Result<Value> {
     let shape = shape.ok_or_else(|| damaged(format!("`{}` is no tensor of floats with sizes", value.name)))?;
     let sizes = shape.dim.iter().map(|dim| dim.dim_value.and_then(|size| usize::try_from(size).ok())).collect();
     Ok(Value { name: value.name.clone(), sizes })
-}
-
-fn damaged(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
 }

@@ -1,4 +1,4 @@
-use super::summary::Value;
+use super::summary::{Value, read_back};
 use super::*;
 use prost::bytes::Bytes;
 
@@ -140,4 +140,17 @@ fn what_cannot_be_written_is_told_before_anything_is() {
     let mut out = Vec::new();
     let why = why(write(&mut out, &large, None, &|name| sizes.get(name).map(|size| &buffer[..*size]), &BTreeMap::new()));
     assert!(why.contains("2.4 GB") && out.is_empty(), "{why}");
+}
+
+#[test]
+fn a_file_is_compared_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a");
+    let compare = |file: &[u8], written: &[u8]| {
+        std::fs::write(&path, file).unwrap();
+        let mut same = Same(BufReader::with_capacity(3, File::open(&path).unwrap()));
+        same.write_all(written).and_then(|()| same.ends()).is_ok()
+    };
+    assert!(compare(b"some bytes", b"some bytes") && compare(b"", b""));
+    assert!(!compare(b"some bytes", b"some byte") && !compare(b"some byte", b"some bytes") && !compare(b"some bytes", b"some Bytes"));
 }
