@@ -4,10 +4,13 @@
 use mimco::interop::backbone::{self, BackboneOverrides, Loaded};
 use mimco::interop::convert::{Request, Target, convert};
 use mimco::interop::inspect::inspect;
+use mimco::interop::safetensors::write_f32;
 use mimco::interop::weights::Weights;
-use mimco::models::vit::Forward;
+use mimco::methods::mimco::Backbone;
+use mimco::models::vit::{Forward, VitConfig};
 use mimco_engine::{Tape, Tensor};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn fixtures() -> PathBuf {
@@ -153,4 +156,36 @@ fn positions_are_resized_as_timm_does() {
     }
     let odd = BackboneOverrides { heads: Some(3), image_size: Some(17), ..Default::default() };
     assert!(backbone::load(&fixtures().join("timm.safetensors"), &odd).err().unwrap().to_string().contains("not a multiple"));
+}
+
+/// The same tensors under MoCo v3's names and under timm's: 12 heads and 6, and other features.
+#[test]
+fn a_vit_s_has_the_heads_of_whoever_trained_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = VitConfig::plain(384, 1, 64, 16, 32);
+    let tensors: Vec<(String, Vec<usize>, Vec<f32>)> = config
+        .parameters()
+        .into_iter()
+        .map(|(name, shape)| {
+            let numbers = (0..shape.iter().product::<usize>()).map(|i| ((i * 31 + name.len()) % 97) as f32 / 97.0 - 0.5).collect();
+            (name, shape, numbers)
+        })
+        .collect();
+    let load = |prefix: &str| {
+        let path = folder.path().join("a.safetensors");
+        let named: Vec<_> = tensors.iter().map(|(name, shape, numbers)| (format!("{prefix}{name}"), shape.clone(), &numbers[..])).collect();
+        write_f32(&path, &named, &BTreeMap::new()).unwrap();
+        backbone::load(&path, &BackboneOverrides::default())
+    };
+    let images = Tensor::from_slice([1, 3, 32, 32], &(0..3072).map(|i| (i * 7 % 11) as f32 / 11.0).collect::<Vec<_>>());
+    let class = |loaded: &Loaded| {
+        let Backbone { vit, parameters } = &loaded.backbone;
+        vit.forward(&mut Tape::inference(parameters), &images, &Forward::default()).value.data()[..384].to_vec()
+    };
+    let [moco, timm] = ["module.base_encoder.", ""].map(|prefix| load(prefix).unwrap());
+    assert_eq!((moco.info.model.heads, timm.info.model.heads), (12, 6));
+    assert_eq!((moco.info.method.as_str(), moco.info.licence.as_deref()), ("MoCo v3", Some("CC-BY-NC-4.0")));
+    assert_ne!(class(&moco), class(&timm));
+    // An encoder that nobody is known to have written.
+    assert!(load("model.backbone.").err().unwrap().to_string().contains("set model.heads"));
 }

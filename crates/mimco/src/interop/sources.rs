@@ -107,3 +107,28 @@ impl Source {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_are_those_that_each_project_publishes() {
+        let heads = |source: Source, width, depth| source.heads(width, depth).map(|(heads, _)| heads);
+        let plain = Source::MmPretrain { moco: false, supervised: false };
+        assert_eq!(
+            (heads(Source::MocoV3, 384, 12), heads(Source::MocoV3, 768, 12), heads(Source::MocoV3, 192, 12)),
+            (Some(12), Some(12), None)
+        );
+        assert_eq!(
+            (heads(Source::Dino, 384, 12), heads(Source::DinoV2, 1024, 24), heads(Source::Mae, 1280, 32)),
+            (Some(6), Some(16), Some(16))
+        );
+        // Of its ViTs 384 wide one is DeiT's and one MoCo v3's; 768 wide and 8 deep is its own small one.
+        assert_eq!((heads(plain, 384, 12), heads(plain, 768, 8), heads(plain, 768, 12)), (None, Some(8), Some(12)));
+        assert_eq!(
+            (heads(Source::Timm, 384, 12), heads(Source::Timm, 48, 2), heads(Source::HuggingFaceVit, 768, 12)),
+            (Some(6), None, None)
+        );
+    }
+}
