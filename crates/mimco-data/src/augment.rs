@@ -1,9 +1,11 @@
 //! The views of an image that the methods train on, with torchvision's meanings and distributions.
 
 use crate::Rgb;
+use crate::blur::blur;
 use crate::colour;
+use crate::planes::Planes;
 use crate::random::{below, between, unit};
-use crate::resize::{Crop, Filter, crop_and_resize, to_planes};
+use crate::resize::{Crop, Filter, crop_and_resize};
 use rand_chacha::ChaCha8Rng;
 
 /// Aspect ratios of a random crop, from width / height 3/4 to 4/3.
@@ -43,11 +45,11 @@ impl MimAugment {
     /// A view into `out` [3, size, size], values in 0..1.
     pub fn view(&self, image: &Rgb, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
         let crop = random_crop(image.width, image.height, self.crop_scale, rng);
-        let mut view = crop_and_resize(image, crop, size, size, Filter::Bicubic);
+        let mut view = Planes::of(&crop_and_resize(image, crop, size, size, Filter::Bicubic));
         if unit(rng) < self.flip {
             colour::flip(&mut view);
         }
-        to_planes(&view, out);
+        view.to_floats(out);
     }
 }
 
@@ -55,7 +57,7 @@ impl MocoAugment {
     /// View `which` (0 or 1) into `out` [3, size, size], values in 0..1.
     pub fn view(&self, image: &Rgb, which: usize, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
         let crop = random_crop(image.width, image.height, self.crop_scale, rng);
-        let mut view = crop_and_resize(image, crop, size, size, Filter::Bilinear);
+        let mut view = Planes::of(&crop_and_resize(image, crop, size, size, Filter::Bilinear));
         if unit(rng) < self.jitter {
             self.jitter_colours(&mut view, rng);
         }
@@ -63,7 +65,7 @@ impl MocoAugment {
             colour::grey(&mut view);
         }
         if unit(rng) < self.blur[which] {
-            colour::blur(&mut view, between(rng, self.blur_sigma.0, self.blur_sigma.1));
+            blur(&mut view, between(rng, self.blur_sigma.0, self.blur_sigma.1));
         }
         if unit(rng) < self.solarize[which] {
             colour::solarize(&mut view, 128);
@@ -71,11 +73,11 @@ impl MocoAugment {
         if unit(rng) < self.flip {
             colour::flip(&mut view);
         }
-        to_planes(&view, out);
+        view.to_floats(out);
     }
 
     /// The four operations in random order, each by a factor drawn around 1 (hue around 0).
-    fn jitter_colours(&self, view: &mut Rgb, rng: &mut ChaCha8Rng) {
+    fn jitter_colours(&self, view: &mut Planes, rng: &mut ChaCha8Rng) {
         let mut order = [0, 1, 2, 3];
         for i in (1..4).rev() {
             order.swap(i, below(rng, i + 1));

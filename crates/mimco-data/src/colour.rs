@@ -1,148 +1,148 @@
-//! Colour operations on eight-bit RGB, each as PIL and torchvision compute it.
+//! Colour operations on a view's planes, each as PIL and torchvision compute it, in loops over whole planes that compile to vectors.
 
-use crate::Rgb;
+use crate::planes::{Planes, wide};
 
 /// Luminance as PIL's conversion to "L" has it (ITU-R 601-2, 16-bit fixed point).
-fn luminance(pixel: &[u8]) -> u8 {
-    ((pixel[0] as u32 * 19_595 + pixel[1] as u32 * 38_470 + pixel[2] as u32 * 7_471 + 0x8000) >> 16) as u8
+#[inline(always)]
+fn luminance(r: u8, g: u8, b: u8) -> u8 {
+    ((r as u32 * 19_595 + g as u32 * 38_470 + b as u32 * 7_471 + 0x8000) >> 16) as u8
 }
 
 /// from + factor (to - from), cut to 0..255.
+#[inline(always)]
 fn blend(from: f32, to: u8, factor: f32) -> u8 {
-    (from + factor * (to as f32 - from)).clamp(0.0, 255.0) as u8
+    (from + factor * (to as f32 - from)).clamp(0.0, 255.0) as i32 as u8
 }
 
 /// Brightness: blended with black.
-pub fn brightness(image: &mut Rgb, factor: f32) {
-    let table: Vec<u8> = (0..=255).map(|v| blend(0.0, v, factor)).collect();
-    image.pixels.iter_mut().for_each(|p| *p = table[*p as usize]);
+pub fn brightness(image: &mut Planes, factor: f32) {
+    wide(
+        #[inline(always)]
+        || image.pixels.iter_mut().for_each(|p| *p = blend(0.0, *p, factor)),
+    );
 }
 
 /// Contrast: blended with the mean luminance.
-pub fn contrast(image: &mut Rgb, factor: f32) {
-    let sum: u64 = image.pixels.chunks_exact(3).map(|p| luminance(p) as u64).sum();
-    let mean = (sum as f64 / (image.pixels.len() / 3).max(1) as f64 + 0.5).floor() as f32;
-    let table: Vec<u8> = (0..=255).map(|v| blend(mean, v, factor)).collect();
-    image.pixels.iter_mut().for_each(|p| *p = table[*p as usize]);
+pub fn contrast(image: &mut Planes, factor: f32) {
+    wide(
+        #[inline(always)]
+        || {
+            let [r, g, b] = image.channels();
+            let mut sum = 0u64;
+            // Few enough for a sum of 32 bits.
+            for ((r, g), b) in r.chunks(4096).zip(g.chunks(4096)).zip(b.chunks(4096)) {
+                let part: u32 = r.iter().zip(&*g).zip(&*b).map(|((r, g), b)| luminance(*r, *g, *b) as u32).sum();
+                sum += part as u64;
+            }
+            let mean = (sum as f64 / r.len().max(1) as f64 + 0.5).floor() as f32;
+            image.pixels.iter_mut().for_each(|p| *p = blend(mean, *p, factor));
+        },
+    );
 }
 
 /// Saturation: blended with the grey image.
-pub fn saturation(image: &mut Rgb, factor: f32) {
-    for pixel in image.pixels.chunks_exact_mut(3) {
-        let grey = luminance(pixel) as f32;
-        pixel.iter_mut().for_each(|p| *p = blend(grey, *p, factor));
-    }
+pub fn saturation(image: &mut Planes, factor: f32) {
+    wide(
+        #[inline(always)]
+        || {
+            let [r, g, b] = image.channels();
+            for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+                let grey = luminance(*r, *g, *b) as f32;
+                (*r, *g, *b) = (blend(grey, *r, factor), blend(grey, *g, factor), blend(grey, *b, factor));
+            }
+        },
+    );
 }
 
 /// Hue: turned by `shift` of the circle (-0.5 to 0.5), through eight-bit HSV.
-pub fn hue(image: &mut Rgb, shift: f32) {
-    let turn = (shift * 255.0) as i32 as u8; // wraps around, as the circle does
-    for pixel in image.pixels.chunks_exact_mut(3) {
-        let (r, g, b) = (pixel[0] as f32, pixel[1] as f32, pixel[2] as f32);
-        let (top, low) = (r.max(g).max(b), r.min(g).min(b));
-        if top == low {
-            continue;
-        }
-        let range = top - low;
-        let (from_r, from_g, from_b) = ((top - r) / range, (top - g) / range, (top - b) / range);
-        // In f64 and f32 just where Pillow has them: a hue cut to the next lower of its 256 steps moves a channel by six.
-        let sixths = if r == top {
-            from_b - from_g
-        } else if g == top {
-            (2.0 + from_r as f64 - from_b as f64) as f32
-        } else {
-            (4.0 + from_g as f64 - from_r as f64) as f32
-        };
-        let h = (((sixths as f64 / 6.0 + 1.0).fract() as f32) as f64 * 255.0) as u8;
-        let s = ((range / top) as f64 * 255.0) as u8;
-        pixel.copy_from_slice(&rgb_of(h.wrapping_add(turn), s, top));
-    }
+pub fn hue(image: &mut Planes, shift: f32) {
+    let turn = (shift * 255.0) as i32 & 255; // wraps around, as the circle does
+    wide(
+        #[inline(always)]
+        || {
+            let [r, g, b] = image.channels();
+            for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+                (*r, *g, *b) = turned(*r, *g, *b, turn);
+            }
+        },
+    );
 }
 
-fn rgb_of(h: u8, s: u8, v: f32) -> [u8; 3] {
-    let sixths = h as f32 * 6.0 / 255.0;
-    let (sector, part, s) = (sixths.floor(), sixths.fract(), s as f32 / 255.0);
-    let round = |x: f32| x.round().clamp(0.0, 255.0) as u8;
-    let (p, q, t) = (round(v * (1.0 - s)), round(v * (1.0 - s * part)), round(v * (1.0 - s * (1.0 - part))));
-    let v = v as u8;
-    match sector as u32 % 6 {
-        0 => [v, t, p],
-        1 => [q, v, p],
-        2 => [p, v, t],
-        3 => [p, q, v],
-        4 => [t, p, v],
-        _ => [v, p, q],
-    }
+/// Without branches, so that many pixels go at once.
+#[inline(always)]
+fn turned(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
+    let (red, green, blue) = (r as f32, g as f32, b as f32);
+    let (top, low) = (red.max(green).max(blue), red.min(green).min(blue));
+    let grey = top == low;
+    let range = if grey { 1.0 } else { top - low };
+    let (from_r, from_g, from_b) = ((top - red) / range, (top - green) / range, (top - blue) / range);
+    // In f64 and f32 just where Pillow has them: a hue cut to the next lower of its 256 steps moves a channel by six.
+    let second = (2.0 + from_r as f64 - from_b as f64) as f32;
+    let third = (4.0 + from_g as f64 - from_r as f64) as f32;
+    let sixths = if red == top { from_b - from_g } else { if green == top { second } else { third } };
+    let circle = sixths as f64 / 6.0 + 1.0;
+    let part = (if circle >= 1.0 { circle - 1.0 } else { circle }) as f32;
+    let h = (((part as f64 * 255.0) as i32 + turn) & 255) as f32;
+    let s = ((range / top.max(1.0)) as f64 * 255.0) as i32 as f32 / 255.0;
+
+    let sixths = h * 6.0 / 255.0;
+    let sector = sixths as i32;
+    let part = sixths - sector as f32;
+    let (p, q, t) = (rounded(top * (1.0 - s)), rounded(top * (1.0 - s * part)), rounded(top * (1.0 - s * (1.0 - part))));
+    let v = top as i32 as u8;
+    let (red, green, blue) = (pick(sector, [v, q, p, p, t, v]), pick(sector, [t, v, v, q, p, p]), pick(sector, [p, p, t, v, v, q]));
+    if grey { (r, g, b) } else { (red, green, blue) }
+}
+
+/// Of a number from 0 to 255.
+#[inline(always)]
+fn rounded(x: f32) -> u8 {
+    (x + 0.5) as i32 as u8
+}
+
+/// The value of a sixth of the circle, whose end is its beginning.
+#[inline(always)]
+fn pick(sector: i32, of: [u8; 6]) -> u8 {
+    of.into_iter().enumerate().skip(1).fold(of[0], |value, (i, other)| if sector == i as i32 { other } else { value })
 }
 
 /// Grey in all three channels.
-pub fn grey(image: &mut Rgb) {
-    image.pixels.chunks_exact_mut(3).for_each(|p| p.fill(luminance(p)));
+pub fn grey(image: &mut Planes) {
+    wide(
+        #[inline(always)]
+        || {
+            let [r, g, b] = image.channels();
+            for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
+                let grey = luminance(*r, *g, *b);
+                (*r, *g, *b) = (grey, grey, grey);
+            }
+        },
+    );
 }
 
 /// Values of `threshold` and more are inverted.
-pub fn solarize(image: &mut Rgb, threshold: u8) {
-    image.pixels.iter_mut().filter(|p| **p >= threshold).for_each(|p| *p = 255 - *p);
+pub fn solarize(image: &mut Planes, threshold: u8) {
+    wide(
+        #[inline(always)]
+        || image.pixels.iter_mut().for_each(|p| *p = if *p >= threshold { 255 - *p } else { *p }),
+    );
 }
 
 /// Mirrored left to right.
-pub fn flip(image: &mut Rgb) {
-    let width = image.width as usize;
-    for row in image.pixels.chunks_exact_mut(width * 3) {
-        for x in 0..width / 2 {
-            for c in 0..3 {
-                row.swap(x * 3 + c, (width - 1 - x) * 3 + c);
-            }
-        }
-    }
-}
-
-/// Gaussian blur of deviation `sigma` in pixels, separable, edges repeated.
-pub fn blur(image: &mut Rgb, sigma: f32) {
-    let radius = (3.0 * sigma).ceil().max(1.0) as usize;
-    let mut weights: Vec<f32> = (0..=2 * radius).map(|i| (-0.5 * ((i as f32 - radius as f32) / sigma).powi(2)).exp()).collect();
-    let total: f32 = weights.iter().sum();
-    weights.iter_mut().for_each(|w| *w /= total);
-    let (width, height) = (image.width as usize, image.height as usize);
-    let stride = width * 3;
-
-    // Across, each row with its edges repeated.
-    let mut padded = vec![0.0f32; stride + 6 * radius];
-    let mut across = vec![0.0f32; stride * height];
-    for (row, out) in image.pixels.chunks_exact(stride).zip(across.chunks_exact_mut(stride)) {
-        for (i, p) in padded.iter_mut().enumerate() {
-            let x = (i / 3).saturating_sub(radius).min(width - 1);
-            *p = row[x * 3 + i % 3] as f32;
-        }
-        for (k, w) in weights.iter().enumerate() {
-            out.iter_mut().zip(&padded[3 * k..]).for_each(|(o, p)| *o += w * p);
-        }
-    }
-    // Down.
-    let mut sum = vec![0.0f32; stride];
-    for (y, out) in image.pixels.chunks_exact_mut(stride).enumerate() {
-        sum.fill(0.5); // rounds
-        for (k, w) in weights.iter().enumerate() {
-            let row = &across[(y + k).saturating_sub(radius).min(height - 1) * stride..][..stride];
-            sum.iter_mut().zip(row).for_each(|(s, v)| *s += w * v);
-        }
-        out.iter_mut().zip(&sum).for_each(|(o, s)| *o = *s as u8);
-    }
+pub fn flip(image: &mut Planes) {
+    image.pixels.chunks_exact_mut(image.width.max(1)).for_each(<[u8]>::reverse);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn one(pixel: [u8; 3]) -> Rgb {
-        Rgb { width: 1, height: 1, pixels: pixel.to_vec() }
-    }
+    use crate::Rgb;
 
     /// Values by Pillow 12 and torchvision 0.28's functional operations on one pixel.
     #[test]
     fn colours_are_pils() {
-        let apply = |pixel, f: &dyn Fn(&mut Rgb)| {
-            let mut image = one(pixel);
+        let apply = |pixel: [u8; 3], f: &dyn Fn(&mut Planes)| {
+            let mut image = Planes::of(&Rgb { width: 1, height: 1, pixels: pixel.to_vec() });
             f(&mut image);
             image.pixels
         };
@@ -153,24 +153,50 @@ mod tests {
         assert_eq!(apply([200, 100, 50], &|i| solarize(i, 128)), [55, 100, 50]);
     }
 
+    /// Every colour through eight-bit HSV and back, by branches and in Pillow's mixture of f32 and f64.
     #[test]
-    fn blur_keeps_a_flat_image_and_spreads_a_point_evenly() {
-        let mut flat = Rgb { width: 7, height: 5, pixels: vec![93; 105] };
-        blur(&mut flat, 1.7);
-        assert_eq!(flat.pixels, [93; 105]);
-        let mut point = Rgb { width: 9, height: 9, pixels: vec![0; 243] };
-        point.pixels[(4 * 9 + 4) * 3] = 255;
-        blur(&mut point, 1.0);
-        let red = |x: usize, y: usize| point.pixels[(y * 9 + x) * 3];
-        assert_eq!((red(3, 4), red(4, 3)), (red(5, 4), red(4, 5)));
-        assert!(red(4, 4).abs_diff(41) <= 1); // 255 / (2 pi)
-        assert!(point.pixels.iter().skip(1).step_by(3).all(|&g| g == 0));
+    fn hues_are_pillows_for_every_colour() {
+        let plain = |pixel: [u8; 3], turn: u8| {
+            let [r, g, b] = pixel.map(f32::from);
+            let (top, low) = (r.max(g).max(b), r.min(g).min(b));
+            if top == low {
+                return pixel;
+            }
+            let range = top - low;
+            let (from_r, from_g, from_b) = ((top - r) / range, (top - g) / range, (top - b) / range);
+            let sixths = if r == top {
+                from_b - from_g
+            } else if g == top {
+                (2.0 + from_r as f64 - from_b as f64) as f32
+            } else {
+                (4.0 + from_g as f64 - from_r as f64) as f32
+            };
+            let h = (((sixths as f64 / 6.0 + 1.0).fract() as f32) as f64 * 255.0) as u8;
+            let (h, s) = (h.wrapping_add(turn) as f32 * 6.0 / 255.0, ((range / top) as f64 * 255.0) as u8 as f32 / 255.0);
+            let (part, round) = (h.fract(), |x: f32| x.round().clamp(0.0, 255.0) as u8);
+            let (p, q, t) = (round(top * (1.0 - s)), round(top * (1.0 - s * part)), round(top * (1.0 - s * (1.0 - part))));
+            let v = top as u8;
+            [[v, t, p], [q, v, p], [p, v, t], [p, q, v], [t, p, v], [v, p, q]][h.floor() as usize % 6]
+        };
+        for (shift, turn) in [(0.0, 0), (-0.1, 231), (0.07, 17), (0.5, 127)] {
+            for r in (0..=255u8).step_by(3) {
+                let colours: Vec<[u8; 3]> = (0..=255).flat_map(|g| (0..=255).step_by(5).map(move |b| [r, g, b])).collect();
+                let mut image = Planes::of(&Rgb { width: colours.len() as u32, height: 1, pixels: colours.concat() });
+                hue(&mut image, shift);
+                let [red, green, blue] = image.channels();
+                for (i, colour) in colours.iter().enumerate() {
+                    assert_eq!([red[i], green[i], blue[i]], plain(*colour, turn), "{colour:?} by {turn}");
+                }
+            }
+        }
     }
 
     #[test]
     fn a_flip_twice_is_nothing() {
-        let mut image = Rgb { width: 3, height: 1, pixels: vec![1, 2, 3, 4, 5, 6, 7, 8, 9] };
+        let mut image = Planes::of(&Rgb { width: 3, height: 1, pixels: vec![1, 2, 3, 4, 5, 6, 7, 8, 9] });
         flip(&mut image);
-        assert_eq!(image.pixels, [7, 8, 9, 4, 5, 6, 1, 2, 3]);
+        assert_eq!(image.pixels, [7, 4, 1, 8, 5, 2, 9, 6, 3]);
+        flip(&mut image);
+        assert_eq!(image.pixels, [1, 4, 7, 2, 5, 8, 3, 6, 9]);
     }
 }

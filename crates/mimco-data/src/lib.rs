@@ -3,6 +3,7 @@
 //! What an image becomes is a function of (seed, epoch, index) alone, whatever the number of workers.
 
 pub mod augment;
+mod blur;
 pub mod check;
 mod colour;
 pub mod decode;
@@ -12,6 +13,7 @@ pub mod loader;
 mod palette_tiff;
 #[cfg(test)]
 mod pil_parity;
+mod planes;
 pub mod random;
 mod resize;
 mod source;

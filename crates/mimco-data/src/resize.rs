@@ -61,11 +61,3 @@ fn cut(image: &Rgb, crop: Crop) -> Rgb {
     (0..crop.height).for_each(|y| pixels.extend_from_slice(row(y)));
     Rgb { width: crop.width, height: crop.height, pixels }
 }
-
-/// Pixels to planes of f32 in 0..1, [3, height, width].
-pub fn to_planes(image: &Rgb, out: &mut [f32]) {
-    let plane = (out.len() / 3).max(1);
-    for (c, plane) in out.chunks_exact_mut(plane).enumerate() {
-        plane.iter_mut().zip(image.pixels.chunks_exact(3)).for_each(|(o, pixel)| *o = pixel[c] as f32 / 255.0);
-    }
-}

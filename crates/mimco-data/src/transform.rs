@@ -1,7 +1,8 @@
 //! The transform that `embed`, `knn` and `linear` share.
 
 use crate::Rgb;
-use crate::resize::{Crop, Filter, crop_and_resize, to_planes};
+use crate::planes::Planes;
+use crate::resize::{Crop, Filter, crop_and_resize};
 
 /// Models of fewer pixels a side see whole images, resized straight to their size.
 pub const SMALL: u32 = 64;
@@ -11,10 +12,10 @@ pub const SMALL: u32 = 64;
 pub fn evaluation_view(image: &Rgb, size: u32, out: &mut [f32]) {
     let whole = Crop { top: 0, left: 0, height: image.height, width: image.width };
     if (image.width, image.height) == (size, size) {
-        return to_planes(image, out);
+        return Planes::of(image).to_floats(out);
     }
     if size < SMALL {
-        return to_planes(&crop_and_resize(image, whole, size, size, Filter::Bicubic), out);
+        return Planes::of(&crop_and_resize(image, whole, size, size, Filter::Bicubic)).to_floats(out);
     }
     let short = size * 256 / 224;
     // torchvision's Resize: the longer side is cut to whole pixels.
@@ -27,7 +28,7 @@ pub fn evaluation_view(image: &Rgb, size: u32, out: &mut [f32]) {
     let resized = crop_and_resize(image, source, width, height, Filter::Bicubic);
     let half = |side: u32| ((side - size) as f32 / 2.0).round_ties_even() as u32;
     let crop = Crop { top: half(height), left: half(width), height: size, width: size };
-    to_planes(&crop_and_resize(&resized, crop, size, size, Filter::Bicubic), out);
+    Planes::of(&crop_and_resize(&resized, crop, size, size, Filter::Bicubic)).to_floats(out);
 }
 
 /// The whole image, or of a strip the middle 64 times its shorter side.

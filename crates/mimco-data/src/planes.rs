@@ -1,0 +1,55 @@
+//! A view while it is augmented: planes of bytes, whose loops compile to vectors as interleaved pixels' do not.
+
+use crate::Rgb;
+
+/// Eight-bit planes of red, green and blue.
+pub struct Planes {
+    /// Pixels across.
+    pub width: usize,
+    /// [3, height, width]
+    pub pixels: Vec<u8>,
+}
+
+impl Planes {
+    /// An image's planes.
+    pub fn of(image: &Rgb) -> Planes {
+        let mut planes = Planes { width: image.width as usize, pixels: vec![0; image.pixels.len()] };
+        let [r, g, b] = planes.channels();
+        for (((r, g), b), pixel) in r.iter_mut().zip(g).zip(b).zip(image.pixels.chunks_exact(3)) {
+            (*r, *g, *b) = (pixel[0], pixel[1], pixel[2]);
+        }
+        planes
+    }
+
+    /// Red, green and blue.
+    #[inline(always)]
+    pub fn channels(&mut self) -> [&mut [u8]; 3] {
+        let plane = self.pixels.len() / 3;
+        let (r, rest) = self.pixels.split_at_mut(plane);
+        let (g, b) = rest.split_at_mut(plane);
+        [r, g, b]
+    }
+
+    /// As f32 in 0..1, into `out` [3, height, width].
+    pub fn to_floats(&self, out: &mut [f32]) {
+        wide(
+            #[inline(always)]
+            || out.iter_mut().zip(&self.pixels).for_each(|(o, p)| *o = *p as f32 / 255.0),
+        );
+    }
+}
+
+/// Runs `work` compiled for the widest vectors that the machine has; it must be `#[inline(always)]`, and so must what it calls. The numbers are the
+/// same whatever the vectors: nothing is added in another order.
+#[inline(always)]
+pub fn wide<R>(work: impl FnOnce() -> R) -> R {
+    struct Op<F>(F);
+    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Op<F> {
+        type Output = R;
+        #[inline(always)]
+        fn call(self) -> R {
+            (self.0)()
+        }
+    }
+    pulp::Arch::new().dispatch(Op(work))
+}
