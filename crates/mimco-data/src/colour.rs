@@ -31,7 +31,7 @@ pub fn contrast(image: &mut Planes, factor: f32) {
             let mut sum = 0u64;
             // Few enough for a sum of 32 bits.
             for ((r, g), b) in r.chunks(4096).zip(g.chunks(4096)).zip(b.chunks(4096)) {
-                let part: u32 = r.iter().zip(&*g).zip(&*b).map(|((r, g), b)| luminance(*r, *g, *b) as u32).sum();
+                let part: u32 = r.iter().zip(g).zip(b).map(|((r, g), b)| luminance(*r, *g, *b) as u32).sum();
                 sum += part as u64;
             }
             let mean = (sum as f64 / r.len().max(1) as f64 + 0.5).floor() as f32;

@@ -1,6 +1,7 @@
 //! Checkpoints as others write them (fixtures/checkpoints, made by fixtures/make_checkpoints.py with PyTorch, timm and transformers): every layout's
 //! tokens are PyTorch's, what a file does not tell is asked for, what cannot be run is refused by name.
 
+use mimco::evaluation::features::FeatureKind;
 use mimco::interop::backbone::{self, BackboneOverrides, Loaded};
 use mimco::interop::convert::{Request, Target, convert};
 use mimco::interop::inspect::inspect;
@@ -155,7 +156,7 @@ fn positions_are_resized_as_timm_does() {
         assert!(found.iter().zip(&wanted).all(|(a, b)| (a - b).abs() < 2e-6), "{name}");
     }
     let odd = BackboneOverrides { heads: Some(3), image_size: Some(17), ..Default::default() };
-    assert!(backbone::load(&fixtures().join("timm.safetensors"), &odd).err().unwrap().to_string().contains("not a multiple"));
+    assert!(backbone::load(&fixtures().join("timm.safetensors"), &odd).err().unwrap().to_string().contains("a multiple of its patches"));
 }
 
 /// The same tensors under MoCo v3's names and under timm's: 12 heads and 6, and other features.
@@ -188,4 +189,92 @@ fn a_vit_s_has_the_heads_of_whoever_trained_it() {
     assert_ne!(class(&moco), class(&timm));
     // An encoder that nobody is known to have written.
     assert!(load("model.backbone.").err().unwrap().to_string().contains("set model.heads"));
+}
+
+type Named = (String, Vec<usize>, Vec<f32>);
+
+/// A file of a small ViT's tensors, all 0.5 but for their names' lengths, as `change` leaves them.
+fn written(path: &Path, config: &VitConfig, change: impl FnOnce(&mut Vec<Named>)) {
+    let numbers = |(name, shape): (String, Vec<usize>)| {
+        let numbers = vec![0.5 + name.len() as f32 / 100.0; shape.iter().product()];
+        (name, shape, numbers)
+    };
+    let mut tensors: Vec<Named> = config.parameters().into_iter().map(numbers).collect();
+    change(&mut tensors);
+    let borrowed: Vec<_> = tensors.iter().map(|(name, shape, numbers)| (name.clone(), shape.clone(), &numbers[..])).collect();
+    write_f32(path, &borrowed, &BTreeMap::new()).unwrap();
+}
+
+fn refusal(path: &Path, overrides: &BackboneOverrides) -> String {
+    let error = backbone::load(path, overrides).err().unwrap().to_string();
+    assert!(!error.contains('\n'), "{error}");
+    error
+}
+
+/// Whatever the file has and the model has no place for, or the other way round.
+#[test]
+fn tensors_and_model_agree_or_nothing_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.safetensors");
+    let small = VitConfig { layer_scale: 1.0, ..VitConfig::plain(64, 2, 96, 4, 8) };
+    let told = BackboneOverrides::default();
+    for (lacking, word) in
+        [("blocks.0.ls1.gamma", "blocks.0.ls1.gamma"), ("blocks.1.ls2.gamma", "blocks.1.ls2.gamma"), ("blocks.1.norm1.weight", "no place")]
+    {
+        written(&path, &small, |tensors| tensors.retain(|(name, ..)| name != lacking));
+        assert!(refusal(&path, &told).contains(word), "{lacking}");
+        let inspection = inspect(&path, &told).unwrap();
+        assert!(!inspection.faults.is_empty() && inspection.to_text().contains("fault"), "{lacking}");
+    }
+    written(&path, &small, |tensors| tensors.push(("head.property_weight".into(), vec![1], vec![1.0])));
+    backbone::load(&path, &told).unwrap();
+    written(&path, &small, |tensors| tensors.push(("rope_embed.periods".into(), vec![1], vec![1.0])));
+    assert!(refusal(&path, &told).contains("rotary"));
+    // Gates beside the hidden layer, packed as timm has them.
+    written(&path, &small, |tensors| {
+        for (_, shape, numbers) in tensors.iter_mut().filter(|(name, ..)| name.ends_with("fc2.weight")) {
+            (shape[1], *numbers) = (48, vec![0.5; 64 * 48]);
+        }
+    });
+    assert!(refusal(&path, &told).contains("SwiGLU"));
+    // 25 positions: a class token and 4 x 4 patches with 8 registers, or 5 x 5 patches.
+    let registers = VitConfig { registers: 8, ..VitConfig::plain(64, 1, 96, 4, 16) };
+    written(&path, &registers, |tensors| {
+        let (_, shape, numbers) = tensors.iter_mut().find(|(name, ..)| name == "pos_embed").unwrap();
+        (shape[1], *numbers) = (25, vec![0.5; 25 * 64]);
+    });
+    assert!(refusal(&path, &told).contains("model.image_size"));
+    let settled = backbone::load(&path, &BackboneOverrides { image_size: Some(16), ..Default::default() }).unwrap();
+    assert_eq!(settled.info.model.image, 16);
+}
+
+/// What stands beside a file is believed where it is the file's, and nothing is allocated by a setting alone.
+#[test]
+fn configurations_beside_a_file_are_its_own_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    let told = BackboneOverrides::default();
+    written(&path, &VitConfig::plain(64, 2, 96, 4, 8), |_| {});
+    let config = folder.path().join("config.json");
+    let of = |config: &str| format!(r#"{{"num_features":64,"pretrained_cfg":{{"mean":[0.1,0.2,0.3],"std":[0.5,0.5,0.5]}},{config}}}"#);
+    std::fs::write(&config, of(r#""model_args":{"num_heads":4},"global_pool":"avg""#)).unwrap();
+    let loaded = backbone::load(&path, &told).unwrap();
+    assert_eq!((loaded.info.model.heads, loaded.info.model.mean, loaded.info.pooling), (4, [0.1, 0.2, 0.3], FeatureKind::Mean));
+    for (wrong, word) in [
+        (r#""model_args":{"embed_dim":128}"#, "embed_dim 128"),
+        (r#""model_args":{"act_layer":"quick_gelu"}"#, "quick_gelu"),
+        (r#""model_args":{"img_size":[4,16]}"#, "not square"),
+    ] {
+        std::fs::write(&config, of(wrong)).unwrap();
+        assert!(refusal(&path, &told).contains(word), "{wrong}");
+    }
+    std::fs::remove_file(&config).unwrap();
+    for size in [0, 160_000, 10] {
+        let error = refusal(&path, &BackboneOverrides { image_size: Some(size), ..Default::default() });
+        assert!(error.contains(&format!("model.image_size={size}")), "{error}");
+    }
+    // A folder is not converted into itself, under any name.
+    let request =
+        Request { input: folder.path(), output: folder.path(), target: Target::Native, overrides: &told, batch: None, overwrite: true };
+    assert!(convert(&request).err().unwrap().to_string().contains("another place"));
 }

@@ -12,15 +12,15 @@ use crate::evaluation::features::FeatureKind;
 use crate::methods::mimco::Backbone;
 use crate::models::vit::{Vit, VitConfig};
 use crate::settings::Config;
+use crate::settings::check::{LARGEST_IMAGE, MAX_PATCHES};
 use crate::{Error, files};
 use mimco_engine::Parameters;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The metadata key that holds [`Info`] as JSON.
 pub(crate) const KEY: &str = "mimco";
-const QKV_BIAS: &str = "attn.qkv.bias";
 
 /// What a backbone is and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,7 +45,10 @@ pub struct Info {
     /// Digest of the images trained on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
-    /// Licence of the source's code, where it is known.
+    /// Method and architecture of the teacher, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<String>,
+    /// Licence of the source's code, or of the teacher's source's, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub licence: Option<String>,
 }
@@ -69,6 +72,9 @@ pub struct BackboneOverrides {
     /// Which of a file's encoders, by a part of what stands before its names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
+    /// Whether it is a teacher's, whose settings stand behind `teacher.`; for messages.
+    #[serde(skip)]
+    pub of_teacher: bool,
 }
 
 /// A backbone from a file.
@@ -81,7 +87,7 @@ pub struct Loaded {
 
 impl Info {
     /// What a run's backbone is.
-    pub fn of(config: &Config, vit: &Vit, steps: u64, data: Option<u64>) -> Info {
+    pub fn of(config: &Config, vit: &Vit, steps: u64, data: Option<u64>, teacher: Option<&Info>) -> Info {
         Info {
             model: vit.config.clone(),
             architecture: vit.config.name(),
@@ -91,7 +97,8 @@ impl Info {
             pooling: config.feature_kind(),
             recipe: Some(config.lasting()),
             data: data.map(|digest| format!("{digest:016x}")),
-            licence: None,
+            teacher: teacher.map(|teacher| format!("{} {}", teacher.method, teacher.architecture)),
+            licence: teacher.and_then(|teacher| teacher.licence.clone()),
         }
     }
 
@@ -106,6 +113,7 @@ impl Info {
             pooling: facts.pooling,
             recipe: None,
             data: None,
+            teacher: None,
             licence: source.licence().map(str::to_string),
         }
     }
@@ -117,6 +125,11 @@ impl Info {
 }
 
 impl BackboneOverrides {
+    /// What stands before its settings.
+    pub(super) fn scope(&self) -> &'static str {
+        if self.of_teacher { "teacher." } else { "" }
+    }
+
     /// These, and what they leave open from `others`.
     pub fn or(self, others: BackboneOverrides) -> BackboneOverrides {
         BackboneOverrides {
@@ -125,6 +138,7 @@ impl BackboneOverrides {
             std: self.std.or(others.std),
             image_size: self.image_size.or(others.image_size),
             encoder: self.encoder.or(others.encoder),
+            of_teacher: self.of_teacher,
         }
     }
 
@@ -194,7 +208,7 @@ pub(super) fn metadata(path: &Path, info: &Info) -> Result<BTreeMap<String, Stri
     Ok(BTreeMap::from([(KEY.to_string(), info.to_json(path)?), ("format".to_string(), "pt".to_string())]))
 }
 
-/// Reads a backbone from any checkpoint whose layout is known. What was taken on nobody's word is warned of.
+/// Reads a backbone from any checkpoint whose layout is known. What it was taken for is said, and what was taken on nobody's word warned of.
 ///
 /// # Errors
 /// A file that is missing, damaged, no ViT's or of a kind that cannot be run; a fact that nothing tells, which names its setting; the first tensor
@@ -203,28 +217,23 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error>
     let weights = open(path)?;
     let layout = Layout::of(&weights, overrides.encoder.as_deref())?;
     let facts = Facts::of(&weights, &layout, overrides)?;
-    if !facts.open.is_empty() {
-        return Err(Error::Setting(format!("{}: cannot be told from the file, so set {}", path.display(), facts.open.join("; and "))));
-    }
-    if let Some(warning) = &facts.warning {
-        tracing::warn!("{warning}");
-    }
-    let mut info = facts.info.clone().unwrap_or_else(|| Info::of_source(layout.source, &facts));
-    info.model = VitConfig { image: overrides.image_size.unwrap_or(facts.config.image), ..facts.config.clone() };
-    info.architecture = info.model.name();
-    if info.model.image == 0 || !info.model.image.is_multiple_of(info.model.patch) {
-        let VitConfig { image, patch, .. } = info.model;
-        return Err(Error::Setting(format!("{}: model.image_size={image} is not a multiple of its patches of {patch}", path.display())));
+    let info = info(path, &layout, &facts, overrides)?;
+    match &facts.warning {
+        Some(warning) => tracing::warn!("{warning}"),
+        None if layout.source == Source::Native => {}
+        None => tracing::info!("{}", taken_for(path, &layout, &facts)),
     }
     let reader = Reader { found: Found::new(&weights, &layout)?, weights: &weights, facts: &facts };
-    reader.check_all_there()?;
+    if let Some(fault) = facts.faults(&reader.found, 1).pop() {
+        return Err(Error::file(weights.path(), fault));
+    }
     let mut parameters = Parameters::new();
     let vit = Vit::declare(&info.model, &mut parameters, "");
     for entry in parameters.entries().to_vec() {
         let values = reader.parameter(&entry.name, info.model.grid())?;
         if values.iter().any(|v| !v.is_finite()) {
             let theirs = reader.found.name(&entry.name).unwrap_or(&entry.name);
-            let what = format!("`{}` holds numbers that are not finite; take an earlier checkpoint", shown(theirs));
+            let what = format!("`{}` holds numbers that are not finite in f32; take an earlier checkpoint", shown(theirs));
             return Err(Error::file(path, what));
         }
         parameters.flat_mut()[entry.range].copy_from_slice(&values);
@@ -232,14 +241,69 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error>
     Ok(Loaded { backbone: Backbone { vit, parameters }, info })
 }
 
-/// Opens a checkpoint; of a folder its weights, by the names that Hugging Face, timm and this program give them.
+/// The model that [`load`] would return, without its numbers and in silence.
+///
+/// # Errors
+/// As there, but for the tensors.
+pub fn model(path: &Path, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
+    let weights = open(path)?;
+    let layout = Layout::of(&weights, overrides.encoder.as_deref())?;
+    Ok(info(path, &layout, &Facts::of(&weights, &layout, overrides)?, overrides)?.model)
+}
+
+/// What a file's backbone is, once nothing is left open.
+fn info(path: &Path, layout: &Layout, facts: &Facts, overrides: &BackboneOverrides) -> Result<Info, Error> {
+    if !facts.open.is_empty() {
+        let open: Vec<String> = facts.open.iter().map(|open| format!("{}{open}", overrides.scope())).collect();
+        return Err(Error::Setting(format!("{}: cannot be told from the file, so set {}", path.display(), open.join("; and "))));
+    }
+    let mut info = facts.info.clone().unwrap_or_else(|| Info::of_source(layout.source, facts));
+    info.model = VitConfig { image: overrides.image_size.unwrap_or(facts.config.image), ..facts.config.clone() };
+    info.architecture = info.model.name();
+    let VitConfig { image, patch, .. } = info.model;
+    let resized = overrides.image_size.is_some();
+    if resized && (image == 0 || image > LARGEST_IMAGE || !image.is_multiple_of(patch) || info.model.patches() > MAX_PATCHES) {
+        return Err(Error::Setting(format!(
+            "{}: {}model.image_size={image}: a multiple of its patches of {patch}, at most {LARGEST_IMAGE} and {MAX_PATCHES} patches",
+            path.display(),
+            overrides.scope()
+        )));
+    }
+    Ok(info)
+}
+
+/// A foreign file in a line: what it was taken for, and why.
+fn taken_for(path: &Path, layout: &Layout, facts: &Facts) -> String {
+    let said: Vec<String> = facts.said.iter().skip(1).map(|said| format!("{} {} ({})", said.what, said.value, said.whence)).collect();
+    let encoder = match (layout.prefix.as_str(), layout.encoders) {
+        ("", _) => String::new(),
+        (prefix, 1) => format!("encoder `{}`, ", shown(prefix)),
+        (prefix, several) => format!("encoder `{}` of {several} (model.encoder names another), ", shown(prefix)),
+    };
+    format!("{}: {} of {}; {encoder}{}", path.display(), facts.config.name(), layout.source.name(), said.join(", "))
+}
+
+/// Names of weights in a folder, as Hugging Face, timm and this program give them.
+const NAMES: [&str; 4] = ["model.safetensors", "backbone.safetensors", "export/backbone.safetensors", "pytorch_model.bin"];
+
+/// The weights of a folder, or the file itself.
+pub(super) fn weights_file(path: &Path) -> Option<PathBuf> {
+    if !path.is_dir() {
+        return Some(path.to_path_buf());
+    }
+    NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file())
+}
+
+/// Opens a checkpoint; of a folder its weights.
 pub(super) fn open(path: &Path) -> Result<Weights, Error> {
-    const NAMES: [&str; 4] = ["model.safetensors", "backbone.safetensors", "export/backbone.safetensors", "pytorch_model.bin"];
     if !path.is_dir() {
         return Weights::open(path);
     }
-    match NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) {
+    match weights_file(path) {
         Some(file) => Weights::open(&file),
+        None if path.join("model.safetensors.index.json").is_file() => {
+            Err(Error::file(path, "holds a model in several shards; save it in one file (max_shard_size in save_pretrained)"))
+        }
         None => Err(Error::file(path, format!("is a folder without {}; give the checkpoint's file", NAMES.join(", ")))),
     }
 }
@@ -252,36 +316,6 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Before anything is allocated by what shapes say: that every parameter is there, in its shape.
-    fn check_all_there(&self) -> Result<(), Error> {
-        let fail = |what: String| Err(Error::file(self.weights.path(), what));
-        let model = self.facts.config.name();
-        for (name, mut wanted) in self.facts.config.parameters() {
-            let theirs = match (self.found.name(&name), self.found.thirds(&name)) {
-                (Some(whole), _) => vec![whole],
-                (None, Some(thirds)) => {
-                    wanted[0] /= 3;
-                    thirds.to_vec()
-                }
-                (None, None) if self.is_absent_bias(&name) => continue,
-                (None, None) => return fail(format!("has no tensor `{name}` (as timm calls it); it is not a whole {model}")),
-            };
-            for theirs in theirs {
-                let told = &self.weights.tensors[theirs].shape;
-                // Positions' rows were looked at when the sizes were.
-                let fits = if name == "pos_embed" { told.last() == wanted.last() } else { *told == wanted };
-                if !fits {
-                    return fail(format!("`{}` is {told:?} where {model} needs {wanted:?}", shown(theirs)));
-                }
-            }
-        }
-        let depth = self.facts.config.depth;
-        match self.found.parameters().find(|name| block_of(name).is_some_and(|block| block >= depth)) {
-            None => Ok(()),
-            Some(name) => fail(format!("has `{name}` (as timm calls it) and yet no whole block {depth}; it is not a whole ViT")),
-        }
-    }
-
     /// A parameter's values; positions for a grid of this side.
     fn parameter(&self, name: &str, grid: usize) -> Result<Vec<f32>, Error> {
         let VitConfig { width, registers, .. } = self.facts.config;
@@ -306,7 +340,7 @@ impl Reader<'_> {
                     let thirds: Result<Vec<Vec<f32>>, Error> = thirds.iter().map(|theirs| self.weights.read(theirs)).collect();
                     Ok(thirds?.concat())
                 }
-                None if self.is_absent_bias(name) => Ok(vec![0.0; 3 * width]),
+                None if self.found.lacks_bias(name) => Ok(vec![0.0; 3 * width]),
                 None => self.whole(name),
             },
         }
@@ -315,16 +349,6 @@ impl Reader<'_> {
     fn whole(&self, ours: &str) -> Result<Vec<f32>, Error> {
         self.weights.read(self.found.name(ours).unwrap_or(ours))
     }
-
-    /// Whether it is the bias of q, k and v in a model without such biases: zeros.
-    fn is_absent_bias(&self, name: &str) -> bool {
-        name.ends_with(QKV_BIAS) && !self.found.parameters().any(|name| name.ends_with(QKV_BIAS))
-    }
-}
-
-/// The block that a parameter belongs to.
-fn block_of(name: &str) -> Option<usize> {
-    name.strip_prefix("blocks.")?.split('.').next()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -357,7 +381,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backbone.safetensors");
         let (vit, parameters) = small();
-        let info = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5));
+        let info = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5), None);
         save(&path, &parameters, &info).unwrap();
         let Loaded { backbone, info: told } = load(&path, &BackboneOverrides::default()).unwrap();
         assert_eq!((&backbone.vit.config, backbone.parameters.flat(), told), (&vit.config, parameters.flat(), info));
@@ -381,7 +405,7 @@ mod tests {
     fn a_checkpoint_is_its_encoder_and_not_a_moment_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let (vit, parameters) = small();
-        let json = Info::of(&Config::defaults(crate::settings::MethodName::MocoV3), &vit, 7, None).to_json(Path::new("")).unwrap();
+        let json = Info::of(&Config::defaults(crate::settings::MethodName::MocoV3), &vit, 7, None, None).to_json(Path::new("")).unwrap();
         for prefix in ["parameter.", "parameter.base_encoder."] {
             let path = folder.path().join("a.safetensors");
             let mut all = tensors(&parameters, prefix);
@@ -407,7 +431,7 @@ mod tests {
             assert!(error.contains(word) && !error.contains('\n'), "{error}");
         };
         let whole = tensors(&parameters, "");
-        let json = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5)).to_json(&path).unwrap();
+        let json = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5), None).to_json(&path).unwrap();
         for (field, lie) in [
             ("\"depth\":2", "\"depth\":1000000000"),
             ("\"width\":64", "\"width\":4611686018427387904"),

@@ -23,8 +23,14 @@ pub fn text(file: &str, info: &Info) -> String {
     ];
     rows.extend(info.seed.map(|seed| ("seed", seed.to_string())));
     rows.extend(info.steps.map(|steps| ("updates", steps.to_string())));
+    rows.extend(info.teacher.clone().map(|teacher| ("teacher", teacher)));
     rows.extend(info.data.clone().map(|digest| ("digest of the images", digest)));
-    let licence = info.licence.as_ref().map(|licence| format!("{licence} is its code's; look for the weights' own"));
+    let licence = info.licence.as_ref().map(|licence| {
+        format!(
+            "{licence} is the licence of the code that {} comes from; look for the weights' own",
+            if info.teacher.is_some() { "the teacher" } else { "it" }
+        )
+    });
     rows.push(("licence", licence.unwrap_or_else(|| "to be filled in: the weights' and the images' owner says".into())));
     card.push_str("| | |\n|---|---|\n");
     for (what, value) in rows {

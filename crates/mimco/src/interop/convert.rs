@@ -54,7 +54,8 @@ pub fn convert(request: &Request<'_>) -> Result<(Info, Vec<PathBuf>), Error> {
         return Err(Error::file(request.input, why));
     }
     if let Some(folder) = place.main.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|e| Error::file(folder, format!("cannot be made: {e}")))?;
+        std::fs::create_dir_all(folder)
+            .map_err(|e| Error::file(folder, format!("cannot be made: {e}; give a folder that is there or can be")))?;
     }
     match request.target {
         Target::Native => write_and_compare(&place.main, &backbone::arrays(config, parameters), &info)?,
@@ -119,10 +120,21 @@ impl Place {
             }
             _ => Place { target: request.target, main: output.join(name), in_folder: true },
         };
-        let same = |path: &PathBuf| path.canonicalize().ok().is_some_and(|path| request.input.canonicalize().ok() == Some(path));
+        let input = backbone::weights_file(request.input).and_then(|file| file.canonicalize().ok());
+        let same = |path: &PathBuf| path.canonicalize().ok().is_some_and(|path| input.as_ref() == Some(&path));
         let all = place.all();
         if let Some(path) = all.iter().find(|path| same(path)) {
             return Err(Error::Setting(format!("{} is the file to convert; give another place", path.display())));
+        }
+        let folder = |path: &Path| {
+            path.parent().and_then(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder }.canonicalize().ok())
+        };
+        if place.in_folder && input.as_deref().and_then(folder).is_some_and(|there| folder(&place.main) == Some(there)) {
+            let what = "the folder of the file to convert, whose own config.json would be replaced; give another place";
+            return Err(Error::Setting(format!("{} is {what}", output.display())));
+        }
+        if request.batch.is_some() && request.target != Target::Onnx {
+            return Err(Error::Setting("--batch is for --to onnx; the other files take any number of images".into()));
         }
         match all.iter().find(|path| path.exists()).filter(|_| !request.overwrite) {
             Some(path) => Err(Error::Setting(format!("{} is there already; give another place, or --overwrite", path.display()))),

@@ -4,14 +4,17 @@
 use super::backbone::{BackboneOverrides, Info, KEY};
 use super::beside::Beside;
 use super::layout::{Fate, Layout, shown};
+use super::refusals::SWIGLU;
 use super::sources::Source;
 use super::weights::Weights;
 use crate::Error;
 use crate::evaluation::features::FeatureKind;
 use crate::models::vit::VitConfig;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+
+const QKV_BIAS: &str = "attn.qkv.bias";
 
 /// A fact and where it comes from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -58,6 +61,7 @@ pub struct Found<'a> {
     whole: BTreeMap<&'a str, &'a str>,
     /// Parameters that the file has as q, k and v.
     thirds: BTreeMap<&'a str, [Option<&'a str>; 3]>,
+    has_qkv_bias: bool,
     weights: &'a Weights,
 }
 
@@ -65,13 +69,14 @@ impl<'a> Found<'a> {
     /// # Errors
     /// Where two tensors of the file are the same parameter.
     pub fn new(weights: &'a Weights, layout: &'a Layout) -> Result<Found<'a>, Error> {
-        let mut found = Found { whole: BTreeMap::new(), thirds: BTreeMap::new(), weights };
+        let mut found = Found { whole: BTreeMap::new(), thirds: BTreeMap::new(), has_qkv_bias: false, weights };
         for (theirs, fate) in &layout.keys {
             let (ours, other) = match fate {
                 Fate::Is(ours) => (ours, found.whole.insert(ours, theirs)),
                 Fate::Third(ours, which) => (ours, found.thirds.entry(ours).or_default()[*which].replace(theirs)),
                 Fate::Dropped(_) => continue,
             };
+            found.has_qkv_bias |= ours.ends_with(QKV_BIAS);
             if let Some(other) = other {
                 let what = format!("`{}` and `{}` are both `{ours}`; it is not one model's checkpoint", shown(other), shown(theirs));
                 return Err(Error::file(weights.path(), what));
@@ -98,6 +103,18 @@ impl<'a> Found<'a> {
         self.whole.keys().chain(self.thirds.keys()).copied()
     }
 
+    /// Whether it is the bias of q, k and v in a model without such biases: zeros.
+    pub fn lacks_bias(&self, ours: &str) -> bool {
+        ours.ends_with(QKV_BIAS) && !self.has_qkv_bias
+    }
+
+    /// What of the file's tensors was passed over, for whoever misses one.
+    fn left_out(&self) -> String {
+        let types = self.weights.left_out.iter().filter(|(what, _)| !what.contains('.'));
+        let types: Vec<String> = types.map(|(what, count)| format!("{count} of {}", shown(what))).collect();
+        if types.is_empty() { String::new() } else { format!(" (tensors of types that are not read: {})", types.join(", ")) }
+    }
+
     /// Shape in the file.
     pub fn shape(&self, ours: &str) -> Option<&'a [usize]> {
         Some(&self.weights.tensors.get(self.name(ours)?)?.shape)
@@ -111,12 +128,12 @@ impl Facts {
     /// Shapes that are no ViT's, metadata or configurations that cannot be read, or that contradict the tensors.
     pub fn of(weights: &Weights, layout: &Layout, overrides: &BackboneOverrides) -> Result<Facts, Error> {
         let (path, source) = (weights.path(), layout.source);
-        let (found, positions) = sizes(&Found::new(weights, layout)?).map_err(|what| Error::file(path, what))?;
+        let (found, positions) = sizes(&Found::new(weights, layout)?, overrides.image_size).map_err(|what| Error::file(path, what))?;
         let info = weights.texts.get(KEY).map(|json| told(path, json, &found)).transpose()?;
-        let beside = if info.is_some() { Beside::default() } else { Beside::read(path, source)? };
+        let beside = if info.is_some() { Beside::default() } else { Beside::read(path, source, &found)? };
         let mut facts = Facts {
             config: info.as_ref().map_or(found, |info| info.model.clone()),
-            pooling: info.as_ref().map_or(FeatureKind::Class, |info| info.pooling),
+            pooling: info.as_ref().map(|info| info.pooling).or(beside.pooling).unwrap_or(FeatureKind::Class),
             info,
             positions,
             said: vec![Said { what: "layout", value: source.name().into(), whence: "the tensors' names".into() }],
@@ -131,8 +148,63 @@ impl Facts {
         if source == Source::Timm && facts.info.is_none() && (beside.heads, beside.statistics) == (None, None) {
             facts.warning = Some(as_timms(path, &facts.config, overrides));
         }
-        facts.check(path)?;
+        facts.say(
+            "norms' epsilon",
+            format!("{:e}", facts.config.norm_eps),
+            if beside.norm_eps.is_some() { "config.json" } else { "the file or its source" },
+        );
+        facts.say(
+            "pooling",
+            format!("{:?}", facts.pooling).to_lowercase(),
+            if facts.info.is_some() || beside.pooling.is_some() { "the file" } else { "its source" },
+        );
+        facts.check(path, overrides.scope())?;
         Ok(facts)
+    }
+
+    /// What keeps the tensors from being the model, before anything is allocated by what shapes say: a parameter that is missing or
+    /// misshapen, a tensor that the model has no place for; `most` of them.
+    pub(super) fn faults(&self, found: &Found<'_>, most: usize) -> Vec<String> {
+        let model = self.config.name();
+        let mut faults = Vec::new();
+        let mut wanted_names = BTreeSet::new();
+        for (name, mut wanted) in self.config.parameters() {
+            if faults.len() >= most {
+                return faults;
+            }
+            let theirs = match (found.name(&name), found.thirds(&name)) {
+                (Some(whole), _) => vec![whole],
+                (None, Some(thirds)) => {
+                    wanted[0] /= 3;
+                    thirds.to_vec()
+                }
+                (None, None) if found.lacks_bias(&name) => Vec::new(),
+                (None, None) => {
+                    faults.push(format!("has no tensor `{name}` (as timm calls it); it is not a whole {model}{}", found.left_out()));
+                    Vec::new()
+                }
+            };
+            for theirs in theirs {
+                let told = &found.weights.tensors[theirs].shape;
+                // Positions' rows were looked at when the sizes were.
+                let fits = if name == "pos_embed" { told.last() == wanted.last() } else { *told == wanted };
+                if !fits {
+                    faults.push(format!("`{}` is {told:?} where {model} needs {wanted:?}", shown(theirs)));
+                }
+            }
+            wanted_names.insert(name);
+        }
+        if faults.len() >= most {
+            return faults;
+        }
+        let surplus = found.parameters().filter(|name| !wanted_names.contains(*name));
+        let room = most.saturating_sub(faults.len());
+        faults.extend(
+            surplus
+                .take(room)
+                .map(|name| format!("has `{name}` (as timm calls it), for which {model} has no place; it is not a whole ViT")),
+        );
+        faults
     }
 
     fn take_heads(&mut self, source: Source, beside: &Beside, overrides: &BackboneOverrides) {
@@ -172,11 +244,14 @@ impl Facts {
         self.said.push(Said { what, value: value.to_string(), whence: whence.to_string() });
     }
 
-    fn check(&self, path: &Path) -> Result<(), Error> {
+    fn check(&self, path: &Path, scope: &str) -> Result<(), Error> {
         let VitConfig { heads, width, mean, std, norm_eps, .. } = self.config;
         let told_heads = !self.open.iter().any(|open| open.starts_with("model.heads"));
         if told_heads && (heads == 0 || !width.is_multiple_of(heads)) {
-            return Err(Error::Setting(format!("{}: {heads} heads do not divide a width of {width}; set model.heads", path.display())));
+            return Err(Error::Setting(format!(
+                "{}: {heads} heads do not divide a width of {width}; set {scope}model.heads",
+                path.display()
+            )));
         }
         if !std.iter().all(|s| *s > 0.0 && s.is_finite()) || !mean.iter().all(|m| m.is_finite()) {
             return Err(Error::Setting(format!("{}: data.mean={mean:?} and data.std={std:?}: finite, data.std above 0", path.display())));
@@ -201,7 +276,9 @@ fn told(path: &Path, json: &str, found: &VitConfig) -> Result<Info, Error> {
 }
 
 /// Sizes from shapes.
-fn sizes(found: &Found<'_>) -> Result<(VitConfig, PositionRows), String> {
+///
+/// `image` settles which of several grids the positions are, where more than one fits.
+fn sizes(found: &Found<'_>, image: Option<usize>) -> Result<(VitConfig, PositionRows), String> {
     let Some(&[width, channels, patch, patch_too]) = found.shape("patch_embed.proj.weight") else {
         return Err("has a patch embedding that is not [width, 3, patch, patch]; it is not a ViT's checkpoint".into());
     };
@@ -217,7 +294,7 @@ fn sizes(found: &Found<'_>) -> Result<(VitConfig, PositionRows), String> {
         return Err("has no position embeddings [1, tokens, width] (`pos_embed`); this program runs ViTs with them".into());
     };
     let Some(&[mlp, _]) = found.shape("blocks.0.mlp.fc1.weight") else {
-        return Err("has no `blocks.0.mlp.fc1.weight` (as timm calls it); it is not a whole ViT".into());
+        return Err(format!("has no `blocks.0.mlp.fc1.weight` (as timm calls it); it is not a whole ViT{}", found.left_out()));
     };
     let registers = match found.shape("reg_token") {
         None => 0,
@@ -226,13 +303,31 @@ fn sizes(found: &Found<'_>) -> Result<(VitConfig, PositionRows), String> {
     };
     let depth = (0..).take_while(|i| found.name(&format!("blocks.{i}.norm1.weight")).is_some()).count();
     let grid = |patches: Option<usize>| patches.map(usize::isqrt).filter(|&grid| grid > 0 && Some(grid * grid) == patches);
-    let with_class = grid(rows.checked_sub(1)).map(|grid| (grid, PositionRows::ClassAndPatches));
-    let alone = grid(Some(rows)).map(|grid| (grid, PositionRows::Patches));
-    let with_all = grid(rows.checked_sub(1 + registers)).map(|grid| (grid, PositionRows::All));
-    let Some((grid, positions)) = with_class.or(alone).or(with_all) else {
-        return Err(format!("its {rows} positions are no square grid of patches with a class token; this program takes square images"));
+    let fitting = [
+        (rows.checked_sub(1), PositionRows::ClassAndPatches),
+        (Some(rows), PositionRows::Patches),
+        (rows.checked_sub(1 + registers).filter(|_| registers > 0), PositionRows::All),
+    ];
+    let mut fitting: Vec<_> = fitting.into_iter().filter_map(|(patches, kind)| Some((grid(patches)?, kind))).collect();
+    if fitting.len() > 1
+        && let Some(image) = image
+    {
+        fitting.retain(|(grid, _)| grid * patch == image);
+    }
+    let (grid, positions) = match fitting[..] {
+        [only] => only,
+        [] => {
+            return Err(format!("its {rows} positions are no square grid of patches with a class token; this program takes square images"));
+        }
+        _ => {
+            let sides: Vec<String> = fitting.iter().map(|(grid, _)| (grid * patch).to_string()).collect();
+            return Err(format!("its {rows} positions fit images of {} px; set model.image_size", sides.join(" or ")));
+        }
     };
-    let layer_scale = if found.name("blocks.0.ls1.gamma").is_some() { 1.0 } else { 0.0 };
+    if found.shape("blocks.0.mlp.fc2.weight").is_some_and(|fc2| fc2 == [width, mlp / 2] && mlp % 2 == 0) {
+        return Err(SWIGLU.into());
+    }
+    let layer_scale = if found.parameters().any(|name| name.ends_with(".gamma")) { 1.0 } else { 0.0 };
     let config = VitConfig { registers, layer_scale, ..VitConfig::plain(width, depth, mlp, patch, grid * patch) };
     Ok((config, positions))
 }

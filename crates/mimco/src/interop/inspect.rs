@@ -7,6 +7,9 @@ use crate::Error;
 use serde::Serialize;
 use std::path::Path;
 
+/// Faults that are told of a file at most.
+const FAULTS: usize = 20;
+
 /// A checkpoint, looked at.
 #[derive(Debug, Serialize)]
 pub struct Inspection {
@@ -30,6 +33,8 @@ pub struct Inspection {
     pub keys: Vec<Key>,
     /// Parameters that it lacks, by timm's names.
     pub missing: Vec<String>,
+    /// Why it cannot be loaded, if it cannot.
+    pub faults: Vec<String>,
     /// What else is in it, by kind and number.
     pub left_out: std::collections::BTreeMap<String, usize>,
 }
@@ -68,7 +73,7 @@ pub fn inspect(path: &Path, overrides: &BackboneOverrides) -> Result<Inspection,
         };
         Some(Key { name: name.clone(), shape: array.shape.clone(), dtype: array.dtype.name(), fate, detail })
     });
-    let there = |name: &str| found.name(name).is_some() || found.thirds(name).is_some();
+    let there = |name: &str| found.name(name).is_some() || found.thirds(name).is_some() || found.lacks_bias(name);
     let missing = facts.config.parameters().into_iter().map(|(name, _)| name).filter(|name| !there(name));
     Ok(Inspection {
         format: weights.format.to_string(),
@@ -79,6 +84,7 @@ pub fn inspect(path: &Path, overrides: &BackboneOverrides) -> Result<Inspection,
         licence: facts.info.as_ref().map_or(layout.source.licence().map(str::to_string), |info| info.licence.clone()),
         keys: keys.collect(),
         missing: missing.collect(),
+        faults: facts.faults(&found, FAULTS),
         left_out: weights.left_out.clone(),
         facts: facts.said,
         open: facts.open,
@@ -101,6 +107,7 @@ impl Inspection {
             lines.push(format!("{:<8} {name:<width$} {:<5} {shape:<18} {detail}", key.fate, key.dtype).trim_end().to_string());
         }
         lines.extend(self.missing.iter().map(|name| format!("missing  {name}")));
+        lines.extend(self.faults.iter().map(|fault| format!("fault    {fault}")));
         lines.extend(self.left_out.iter().map(|(what, count)| format!("left out {count} of {what}")));
         let count = |fate: &str| self.keys.iter().filter(|key| key.fate == fate).count();
         lines.push(String::new());

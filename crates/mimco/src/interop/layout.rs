@@ -1,5 +1,6 @@
 //! Whose checkpoint a file is, by what stands in it, and what each of its tensors is called here, which is timm's name for it.
 
+use super::refusals::{foreign, no_vit, unknown};
 use super::sources::Source;
 use super::weights::Weights;
 use crate::Error;
@@ -12,7 +13,7 @@ const ANCHORS: [(&str, Family); 3] = [
     ("embeddings.patch_embeddings.projection.weight", Family::HuggingFace),
 ];
 /// The encoders that are not taken where another is there, by a part of their prefix.
-const SECOND: [&str; 6] = ["momentum_encoder.", "encoder_k.", "student", "_ema", "ema_", "momentum"];
+const SECOND: [&str; 4] = ["momentum_encoder.", "encoder_k.", "student", "momentum"];
 
 /// Whose names a file has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,8 @@ pub struct Layout {
     pub source: Source,
     /// What stands before the encoder's names.
     pub prefix: String,
+    /// How many encoders the file holds.
+    pub encoders: usize,
     /// Name in the file and fate, in the names' order.
     pub keys: Vec<(String, Fate)>,
 }
@@ -51,10 +54,10 @@ impl Layout {
     pub fn of(weights: &Weights, encoder: Option<&str>) -> Result<Layout, Error> {
         let names: BTreeSet<&str> = weights.tensors.keys().map(String::as_str).collect();
         let fail = |what: String| Error::file(weights.path(), what);
-        if let Some(what) = foreign(&names) {
+        let (prefix, family, encoders) = choose(weights, &names, encoder).map_err(fail)?;
+        if let Some(what) = foreign(names.iter().filter_map(|name| name.strip_prefix(prefix.as_str()))) {
             return Err(fail(what));
         }
-        let (prefix, family) = choose(weights, &names, encoder).map_err(fail)?;
         let source = source(weights, &names, &prefix, family);
         let has_norm = names.contains(format!("{prefix}norm.weight").as_str());
         let mut keys = Vec::new();
@@ -71,46 +74,12 @@ impl Layout {
             };
             keys.push((name.to_string(), fate));
         }
-        Ok(Layout { source, prefix, keys })
+        Ok(Layout { source, prefix, encoders, keys })
     }
-}
-
-/// Models that are recognised by their tensors' names and cannot be run here.
-fn foreign(names: &BTreeSet<&str>) -> Option<String> {
-    let any = |part: &str| names.iter().any(|name| name.contains(part));
-    if any("relative_position_bias_table") && any("layers.0.blocks.0.") {
-        return Some("is a Swin transformer, which this program does not run yet; give a plain ViT's checkpoint".into());
-    }
-    if any("relative_position_bias") || any("rel_pos_bias") {
-        return Some(
-            "is a ViT with relative position bias (SimMIM's and BEiT's are), which this program does not run; give one with position embeddings"
-                .into(),
-        );
-    }
-    if any("patch_embed.proj.0.weight") {
-        return Some(
-            "is a ViT with a stem of convolutions (MoCo v3's vit_conv models), which this program does not run; give a plain ViT".into(),
-        );
-    }
-    if any("dist_token") || any("distillation_token") {
-        return Some("is a distilled DeiT with a second class token, which this program does not run; give one without".into());
-    }
-    if any("mlp.w12.") || any("ffn.w12.") || any("mlp.weights_in.") || any("mlp.gate_proj.") {
-        return Some(
-            "has SwiGLU layers (DINOv2's giant model does), which this program does not run; give a smaller model of the family".into(),
-        );
-    }
-    if any("rope") {
-        return Some(
-            "is a ViT with rotary positions (DINOv3's and EVA's are), which this program does not run; give one with position embeddings"
-                .into(),
-        );
-    }
-    None
 }
 
 /// The prefix of the encoder to take.
-fn choose(weights: &Weights, names: &BTreeSet<&str>, encoder: Option<&str>) -> Result<(String, Family), String> {
+fn choose(weights: &Weights, names: &BTreeSet<&str>, encoder: Option<&str>) -> Result<(String, Family, usize), String> {
     let mut found: Vec<(&str, Family)> = Vec::new();
     for name in names {
         for (anchor, family) in ANCHORS {
@@ -123,8 +92,9 @@ fn choose(weights: &Weights, names: &BTreeSet<&str>, encoder: Option<&str>) -> R
         // A checkpoint of this program: moments have the parameters' names, too.
         found.retain(|(prefix, _)| prefix.starts_with("parameter."));
     }
+    let encoders = found.len();
     if found.is_empty() {
-        return Err(no_vit(names));
+        return Err(no_vit(weights.path(), names));
     }
     let list = |found: &[(&str, Family)]| found.iter().map(|(prefix, _)| prefix.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
     if let Some(wanted) = encoder {
@@ -134,6 +104,11 @@ fn choose(weights: &Weights, names: &BTreeSet<&str>, encoder: Option<&str>) -> R
             return Err(format!("has no encoder `{}`; its encoders' names begin with: {all}", wanted.escape_debug()));
         }
     }
+    // What timm takes where both are there, too.
+    let averaged = |prefix: &str| prefix.starts_with("state_dict_ema/") || prefix.starts_with("model_ema/");
+    if found.iter().any(|(prefix, _)| averaged(prefix)) {
+        found.retain(|(prefix, _)| averaged(prefix));
+    }
     let second = |prefix: &str| SECOND.iter().any(|word| prefix.contains(word));
     if found.iter().any(|(prefix, _)| !second(prefix)) {
         found.retain(|(prefix, _)| !second(prefix));
@@ -142,26 +117,8 @@ fn choose(weights: &Weights, names: &BTreeSet<&str>, encoder: Option<&str>) -> R
         found.retain(|(prefix, _)| prefix.ends_with("backbone.")); // mmselfsup writes MoCo v3's encoder under two names
     }
     match found[..] {
-        [(prefix, family)] => Ok((prefix.to_string(), family)),
+        [(prefix, family)] => Ok((prefix.to_string(), family, encoders)),
         _ => Err(format!("holds several encoders, whose names begin with: {}; set model.encoder to a part of one", list(&found))),
-    }
-}
-
-/// What a file without an encoder seems to be.
-fn no_vit(names: &BTreeSet<&str>) -> String {
-    let is_classifier = |name: &&str| {
-        let last: Vec<&str> = name.rsplitn(3, ['.', '/']).collect();
-        matches!(last[..], ["weight" | "bias", "linear" | "fc" | "head" | "classifier" | "last_layer", ..])
-    };
-    let first = names.first().map_or(String::new(), |name| format!("; the first of its {} tensors is `{}`", names.len(), shown(name)));
-    if !names.is_empty() && names.iter().filter(|name| !name.starts_with("optimizer")).all(is_classifier) {
-        "holds a linear classifier alone, not a backbone; give the checkpoint of the pre-training that it was trained on".into()
-    } else if names.iter().any(|name| name.ends_with("flat_param")) {
-        "holds one rank's share of a model that FSDP has cut up; save the whole state dict".into()
-    } else if names.iter().any(|name| name.ends_with("layer1.0.conv1.weight")) {
-        "is a ResNet; this program runs ViTs".into()
-    } else {
-        format!("holds no ViT that is known here: no patch embedding by the names of timm, mmpretrain or Hugging Face{first}")
     }
 }
 
@@ -178,10 +135,13 @@ fn source(weights: &Weights, names: &BTreeSet<&str>, prefix: &str, family: Famil
         Family::Timm if prefix.contains("base_encoder.") || prefix.contains("momentum_encoder.") => Source::MocoV3,
         Family::Timm if any("masked_embed") => Source::Ibot,
         Family::Timm if has("register_tokens") || scaled && (has("mask_token") || prefix.contains("backbone.")) => Source::DinoV2,
-        Family::Timm if prefix.starts_with("teacher/") || prefix.starts_with("student/") => Source::Dino,
+        Family::Timm if prefix.starts_with("teacher/") || prefix.starts_with("student/") => {
+            // Others' distillation has a teacher and a student, too.
+            if any("head.last_layer.") || any("head.mlp.") { Source::Dino } else { Source::Unknown }
+        }
         Family::Timm if any("decoder_embed.") => Source::Mae,
         Family::Timm if prefix.ends_with("encoder.") || prefix.ends_with("encoder_k.") => {
-            if any("encoder_k.") || any("projector.") {
+            if any("encoder_k.") {
                 Source::Moby
             } else {
                 Source::Unknown
@@ -345,20 +305,6 @@ fn outside(name: &str) -> &'static str {
         ("head", "a head"),
     ];
     WHY.iter().find(|(part, _)| name.contains(part)).map_or("not the encoder's", |(_, why)| why)
-}
-
-/// Why a tensor of the encoder cannot be run.
-fn unknown(name: &str, rest: &str) -> String {
-    let shown = shown(name);
-    if rest.contains("fc_norm.") {
-        format!("has `{shown}` and no final norm: a fine-tuned classifier that pools before it normalises")
-    } else if rest.contains("q_norm") || rest.contains("k_norm") {
-        format!("has norms of queries and keys (`{shown}`)")
-    } else if rest.contains("norm_pre") || rest.contains("pre_norm") {
-        format!("has a norm before the first block (`{shown}`), as CLIP's models do")
-    } else {
-        format!("has `{shown}`, which has no place here")
-    }
 }
 
 /// A name from a file as it may be shown.

@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod layout;
 mod onnx;
 mod positions;
+mod refusals;
 pub mod safetensors;
 pub mod sources;
 mod timm;

@@ -40,8 +40,17 @@ pub enum Source {
     Unknown,
 }
 
-/// Heads of the ViTs that DINO, iBOT, MoBY, MAE, DINOv2 and DeiT publish, by width; MAE's huge model has heads of 80.
-const COMMON: [(usize, usize); 6] = [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1536, 24)];
+/// Width and heads of the ViTs that a project publishes.
+type Published = &'static [(usize, usize)];
+const DINO: Published = &[(192, 3), (384, 6), (768, 12)];
+const IBOT: Published = &[(384, 6), (768, 12), (1024, 16)];
+const MOBY: Published = &[(384, 6)];
+const MAE: Published = &[(768, 12), (1024, 16), (1280, 16)]; // the huge one's heads are 80 wide
+const DINO_V2: Published = &[(384, 6), (768, 12), (1024, 16), (1536, 24)];
+/// Its ViT of 384 may be DeiT's, with 6 heads, or MoCo v3's, with 12.
+const MMPRETRAIN: Published = &[(192, 3), (768, 12), (1024, 16), (1280, 16)];
+/// Those of timm's ViTs whose heads are not 64 wide: so400m, huge, giant, gigantic.
+const TIMM: Published = &[(1152, 16), (1280, 16), (1408, 16), (1664, 16)];
 
 impl Source {
     /// As people call it.
@@ -66,24 +75,22 @@ impl Source {
 
     /// Attention heads of a model of this width and depth, where the source settles it, and why.
     pub fn heads(self, width: usize, depth: usize) -> Option<(usize, String)> {
-        let common = COMMON.iter().find(|(w, _)| *w == width).map(|&(_, heads)| heads);
+        let published = |table: Published| {
+            let heads = table.iter().find(|(w, _)| *w == width).map(|&(_, heads)| heads);
+            heads.map(|heads| (heads, format!("{}'s ViTs {width} wide have {heads}", self.name())))
+        };
         match self {
             Source::MocoV3 | Source::MmPretrain { moco: true, .. } => {
                 [384, 768].contains(&width).then(|| (12, "all of MoCo v3's ViTs have 12".into()))
             }
-            // Its ViT of 384 may be DeiT's, with 6 heads, or MoCo v3's, with 12; its own small one is 768 wide.
-            Source::MmPretrain { .. } => match (width, depth) {
-                (384, _) => None,
-                (768, 8) => Some((8, "mmpretrain's small ViT has 8".into())),
-                _ => common.map(|heads| (heads, format!("mmpretrain's ViTs {width} wide have {heads}"))),
-            },
-            Source::Moby | Source::Dino | Source::Ibot | Source::DinoV2 | Source::Mae | Source::HuggingFaceDinoV2 => {
-                common.map(|heads| (heads, format!("{}'s ViTs {width} wide have {heads}", self.name())))
-            }
-            Source::Timm => {
-                let heads = if width == 1280 { 16 } else { width / 64 };
-                (heads > 0).then(|| (heads, if width == 1280 { "timm's huge ViT has 16" } else { "timm's rule, width / 64" }.to_string()))
-            }
+            Source::MmPretrain { .. } if (width, depth) == (768, 8) => Some((8, "mmpretrain's small ViT has 8".into())),
+            Source::MmPretrain { .. } => published(MMPRETRAIN),
+            Source::Dino => published(DINO),
+            Source::Ibot => published(IBOT),
+            Source::Moby => published(MOBY),
+            Source::Mae => published(MAE),
+            Source::DinoV2 | Source::HuggingFaceDinoV2 => published(DINO_V2),
+            Source::Timm => published(TIMM).or_else(|| (width >= 64).then(|| (width / 64, "timm's rule, width / 64".into()))),
             Source::Native | Source::HuggingFaceVit | Source::Classifier | Source::Unknown => None,
         }
     }

@@ -72,7 +72,12 @@ impl Weights {
     /// # Errors
     /// A file that is missing, cut short or something else, in one line that says what to do.
     pub fn open(path: &Path) -> Result<Weights, Error> {
-        let file = std::fs::File::open(path).map_err(|e| Error::file(path, format!("cannot be read: {e}; check the path")))?;
+        let cannot = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}; check the path"));
+        // A pipe would be waited for, a device read without end.
+        if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+            return Err(Error::file(path, "is not a file; give the checkpoint's file"));
+        }
+        let file = std::fs::File::open(path).map_err(cannot)?;
         Weights::from_source(path, file)
     }
 
@@ -153,7 +158,8 @@ fn recognise(input: &mut Input) -> Result<Format, Fault> {
         _ if head.get(257..262) == Some(b"ustar") => {
             "is a tar archive, as the first versions of PyTorch wrote; load it in PyTorch and save it again with torch.save(model.state_dict(), ...)"
         }
-        _ => return Ok(Format::Safetensors),
+        [_, _, _, _, _, _, _, _, b'{', ..] => return Ok(Format::Safetensors), // with a header longer than any file, as will be told
+        _ => "is neither a safetensors file nor one that torch.save wrote; give the checkpoint itself, whole",
     };
     Err(Fault::Refused(refused.to_string()))
 }

@@ -4,7 +4,9 @@ use super::Config;
 use crate::Error;
 
 /// An image of more patches would fill any machine's memory.
-const MAX_PATCHES: usize = 16_384;
+pub(crate) const MAX_PATCHES: usize = 16_384;
+/// Largest side of an image in pixels.
+pub(crate) const LARGEST_IMAGE: usize = 4096;
 
 impl Config {
     /// What can be told to be wrong before anything is read.
@@ -22,7 +24,7 @@ impl Config {
                 self.model.patch_size > 0 && self.model.image_size >= self.model.patch_size && vit.image.is_multiple_of(vit.patch),
                 format!("model.image_size={} is not a multiple of model.patch_size={}", vit.image, vit.patch),
             ),
-            (self.model.image_size <= 4096, format!("model.image_size={}: at most 4096", vit.image)),
+            (vit.image <= LARGEST_IMAGE, format!("model.image_size={}: at most {LARGEST_IMAGE}", vit.image)),
             (
                 patches <= MAX_PATCHES,
                 format!("model.patch_size={} makes {} patches an image, at most {MAX_PATCHES}; give larger patches", vit.patch, patches),

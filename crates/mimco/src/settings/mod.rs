@@ -1,6 +1,6 @@
 //! The settings of a run: every one has a default, and a run writes down what it resolved to.
 
-mod check;
+pub(crate) mod check;
 mod method;
 mod plan;
 mod values;
@@ -235,7 +235,7 @@ impl Config {
 
     /// What a given teacher's file does not say.
     pub fn teacher_overrides(&self) -> BackboneOverrides {
-        self.given_teacher.clone().unwrap_or_default()
+        BackboneOverrides { of_teacher: true, ..self.given_teacher.clone().unwrap_or_default() }
     }
 
     /// In words, where `self` would train something else than `old` did.

@@ -59,7 +59,7 @@ pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optim
     let state = method.state();
     tensors.extend(state.iter().map(|a| (format!("state.{}", a.name), a.shape.clone(), &a.data[..])));
     let json = serde_json::to_string(progress).map_err(|e| Error::file(path, e))?;
-    let info = Info::of(config, method.backbone().0, progress.optimizer_steps, None).to_json(path)?;
+    let info = Info::of(config, method.backbone().0, progress.optimizer_steps, None, None).to_json(path)?;
     safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json), (backbone::KEY.to_string(), info)]))
 }
 

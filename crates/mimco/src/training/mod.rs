@@ -125,7 +125,7 @@ fn check_teachers(run: &Run) -> Result<(), Error> {
     let main = &run.plan.main;
     let Some(settings) = &main.mimco else { return Ok(()) };
     match (&run.teacher, &run.plan.teacher) {
-        (Some(path), _) => check_teacher(settings, &backbone::load(path, &main.teacher_overrides())?.info.model, &main.vit()),
+        (Some(path), _) => check_teacher(settings, &backbone::model(path, &main.teacher_overrides())?, &main.vit()),
         (None, Some(config)) => check_teacher(settings, &config.vit(), &main.vit()),
         (None, None) => Err(Error::Setting("mimco needs a teacher; give --teacher FILE, or leave it out of the plan to train one".into())),
     }

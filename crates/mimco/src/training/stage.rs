@@ -7,7 +7,7 @@ use super::run_folder::RunFolder;
 use super::train::{Trained, Training};
 use super::watch::Watch;
 use super::{Images, Summary};
-use crate::interop::backbone::{self, Info};
+use crate::interop::backbone::{self, Info, Loaded};
 use crate::methods::Method;
 use crate::methods::mask::MaskGenerator;
 use crate::methods::mimco::{Backbone, Mimco};
@@ -43,7 +43,8 @@ impl Stage<'_> {
     /// Runs the stage to its end, or takes it up where it stopped: its summary, and whether all had been done before; `None` after a signal.
     pub fn run(&self, images: &Images) -> Result<Option<(Summary, bool)>, Error> {
         let (config, folder) = (self.config, self.folder);
-        let (mut method, identity) = self.method(images)?;
+        let (teacher, teacher_info) = self.load_teacher()?.map(|loaded| (loaded.backbone, loaded.info)).unzip();
+        let (mut method, identity) = self.method(images, teacher)?;
         let begun = folder.last().exists();
         if begun {
             let progress = checkpoint::progress(&folder.last())?;
@@ -89,18 +90,21 @@ impl Stage<'_> {
             console.say(&format!("resumed at step {}", self.steps_before));
         }
         let Some(trained) = training.run()? else { return Ok(None) };
-        let summary = finish(config, folder, method.as_ref(), trained, images.train.digest())?;
+        let summary = finish(config, folder, method.as_ref(), trained, images.train.digest(), teacher_info.as_ref())?;
         console.say(&format!("finished: {}", folder.backbone().display()));
         Ok(Some((summary, false)))
     }
 
+    fn load_teacher(&self) -> Result<Option<Loaded>, Error> {
+        match (&self.config.mimco, &self.teacher) {
+            (Some(_), Some(path)) => backbone::load(path, &self.config.teacher_overrides()).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// What is to be trained, and digests of settings, images and teacher that tell the run apart from another.
-    fn method(&self, images: &Images) -> Result<(Box<dyn Method>, String), Error> {
+    fn method(&self, images: &Images, teacher: Option<Backbone>) -> Result<(Box<dyn Method>, String), Error> {
         let config = self.config;
-        let teacher = match (&config.mimco, &self.teacher) {
-            (Some(_), Some(path)) => Some(backbone::load(path, &config.teacher_overrides())?.backbone),
-            _ => None,
-        };
         let identity = identity(config, images, [teacher.as_ref(), self.init]);
         let vit = config.vit();
         let method: Box<dyn Method> = match (&config.moco_v3, &config.mimco, &config.mask, teacher) {
@@ -116,7 +120,14 @@ impl Stage<'_> {
 }
 
 /// Writes what a finished stage leaves: the export, the report, and a checkpoint that says so.
-fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Trained, digest: u64) -> Result<Summary, Error> {
+fn finish(
+    config: &Config,
+    folder: &RunFolder,
+    method: &dyn Method,
+    trained: Trained,
+    digest: u64,
+    teacher: Option<&Info>,
+) -> Result<Summary, Error> {
     let Trained { mut progress, optimizer, seconds } = trained;
     let (vit, parameters) = method.backbone();
     if progress.skipped_in_a_row > 0 || !gradient_norm(parameters.flat()).is_finite() {
@@ -126,7 +137,7 @@ fn finish(config: &Config, folder: &RunFolder, method: &dyn Method, trained: Tra
             folder.checkpoints().display()
         )));
     }
-    let info = Info::of(config, vit, progress.optimizer_steps, Some(digest));
+    let info = Info::of(config, vit, progress.optimizer_steps, Some(digest), teacher);
     backbone::save(&folder.backbone(), parameters, &info)?;
     progress.finished = true;
     let summary = summary(config, folder, &progress, seconds);
