@@ -134,6 +134,7 @@ fn exports_read_back_as_what_they_were_made_of() {
             if target != Target::Onnx {
                 let again = backbone::load(&output, &BackboneOverrides::default()).unwrap();
                 assert_eq!(again.info, info);
+                assert!(target != Target::Timm || info.model.norm_eps == 1e-6);
                 let off = difference(&again, entry);
                 assert!(off < 1e-5, "{} to {target:?}: {off:e}", entry["file"]);
             }
@@ -277,4 +278,53 @@ fn configurations_beside_a_file_are_its_own_or_refused() {
     let request =
         Request { input: folder.path(), output: folder.path(), target: Target::Native, overrides: &told, batch: None, overwrite: true };
     assert!(convert(&request).err().unwrap().to_string().contains("another place"));
+}
+
+/// timm's norms add 1e-6, whatever the model's did: small activations are written larger, so that their norms are the same.
+#[test]
+fn an_epsilon_that_timm_does_not_know_is_made_up_for() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("preprocessor_config.json"), r#"{"image_mean":[0.5,0.5,0.5],"image_std":[0.5,0.5,0.5]}"#).unwrap();
+    for layer_scale in [0.0, 1.0] {
+        let model = VitConfig { layer_scale, ..VitConfig::plain(24, 2, 48, 4, 16) };
+        let native = folder.path().join("a.safetensors");
+        written(&native, &model, |tensors| {
+            for (name, _, numbers) in tensors.iter_mut().filter(|(name, ..)| !name.ends_with("norm.weight")) {
+                let small = name.len() as f32;
+                numbers.iter_mut().enumerate().for_each(|(i, n)| *n = ((i * 29) as f32 + small).sin() * 2e-3);
+            }
+        });
+        // Through Hugging Face's form, whose configuration says the epsilon.
+        let hf = folder.path().join(format!("hf{layer_scale}"));
+        let overrides = BackboneOverrides { heads: Some(3), ..Default::default() };
+        let to = |input: &Path, output: &Path, target, overrides: &BackboneOverrides| {
+            convert(&Request { input, output, target, overrides, batch: None, overwrite: false }).unwrap().0
+        };
+        to(&native, &hf, Target::HuggingFace, &overrides);
+        let weights = Weights::open(&hf.join("model.safetensors")).unwrap();
+        let tensors: Vec<Named> =
+            weights.tensors.iter().map(|(name, array)| (name.clone(), array.shape.clone(), weights.read(name).unwrap())).collect();
+        let borrowed: Vec<_> = tensors.iter().map(|(name, shape, numbers)| (name.clone(), shape.clone(), &numbers[..])).collect();
+        write_f32(&hf.join("model.safetensors"), &borrowed, &BTreeMap::new()).unwrap(); // without metadata
+        for eps in ["1e-12", "1e-4"] {
+            let config = std::fs::read_to_string(hf.join("config.json")).unwrap();
+            let config: serde_json::Map<String, Value> = serde_json::from_str(&config).unwrap();
+            let told = config
+                .into_iter()
+                .map(|(key, value)| if key == "layer_norm_eps" { (key, eps.parse::<f64>().unwrap().into()) } else { (key, value) });
+            std::fs::write(hf.join("config.json"), Value::Object(told.collect()).to_string()).unwrap();
+            let told = BackboneOverrides { mean: Some([0.5; 3]), std: Some([0.5; 3]), ..Default::default() };
+            let timm = folder.path().join(format!("timm{layer_scale}{eps}"));
+            assert_eq!(to(&hf, &timm, Target::Timm, &told).model.norm_eps, 1e-6);
+            let tokens = |path: &Path| {
+                let Loaded { backbone, .. } = backbone::load(path, &told).unwrap();
+                let images = tensor(&expected(), "images");
+                backbone.vit.forward(&mut Tape::inference(&backbone.parameters), &images, &Forward::default()).value.data().to_vec()
+            };
+            let (theirs, ours) = (tokens(&timm), tokens(&hf));
+            let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
+            let off = norm(&mut theirs.iter().zip(&ours).map(|(a, b)| a - b)) / norm(&mut ours.iter().copied());
+            assert!(off < 2e-5, "layer scale {layer_scale}, epsilon {eps}: {off:e}");
+        }
+    }
 }

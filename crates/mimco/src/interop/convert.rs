@@ -44,7 +44,12 @@ pub struct Request<'a> {
 /// What [`backbone::load`] refuses; a place that cannot be written or is taken; an output that does not read back as what was meant.
 pub fn convert(request: &Request<'_>) -> Result<(Info, Vec<PathBuf>), Error> {
     let place = Place::of(request)?;
-    let Loaded { backbone, mut info } = backbone::load(request.input, request.overrides)?;
+    let Loaded { mut backbone, mut info } = backbone::load(request.input, request.overrides)?;
+    if request.target == Target::Timm
+        && let Some(said) = timm::take_norm_eps(&mut backbone, &mut info)
+    {
+        tracing::warn!("{}: {said}", request.output.display());
+    }
     let (config, parameters) = (&backbone.vit.config, &backbone.parameters);
     if request.target == Target::HuggingFace {
         info.model.layer_scale = hugging_face::layer_scale(config);

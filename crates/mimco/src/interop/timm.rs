@@ -3,9 +3,62 @@
 
 use super::backbone::{self, Info, Named, decimal};
 use crate::evaluation::features::FeatureKind;
-use crate::models::vit::VitConfig;
-use mimco_engine::Parameters;
+use crate::methods::mimco::Backbone;
+use crate::models::vit::{Forward, NORM_EPS, Vit, VitConfig};
+use mimco_engine::{Parameters, Tape, Tensor};
 use serde_json::{Value, json};
+
+/// Differences of tokens, as a share of their norm, up to which another epsilon is let be.
+const NEAR: f64 = 2e-5;
+
+/// timm's norms have an epsilon of 1e-6, which no file of its changes. Where the model's own is another, and makes another feature of an image of
+/// noise, the residual stream is multiplied by sqrt(1e-6 / eps): norms of it are then what they were, and so are all tokens after the last one.
+/// Returns what a person should know of it.
+pub(super) fn take_norm_eps(backbone: &mut Backbone, info: &mut Info) -> Option<String> {
+    let own = backbone.vit.config.norm_eps;
+    if own == NORM_EPS {
+        return None;
+    }
+    let difference = difference(backbone, &backbone.vit.with_norm_eps(NORM_EPS));
+    backbone.vit = backbone.vit.with_norm_eps(NORM_EPS);
+    info.model.norm_eps = NORM_EPS;
+    let differs = format!("timm's norms have an epsilon of {NORM_EPS:e}, this model's {own:e}");
+    if difference <= NEAR {
+        return Some(format!("{differs}: tokens of noise differ by {difference:.0e} of their norm"));
+    }
+    let factor = (NORM_EPS as f64 / own as f64).sqrt() as f32;
+    let config = &backbone.vit.config;
+    for (name, _) in config.parameters() {
+        let ends_branch = match config.layer_scale {
+            0.0 => [".attn.proj.weight", ".attn.proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias"].iter().any(|end| name.ends_with(end)),
+            _ => name.ends_with(".gamma"),
+        };
+        let begins = !name.starts_with("blocks.") && !name.starts_with("norm.");
+        if let Some(id) = backbone.parameters.find(&name).filter(|_| begins || ends_branch) {
+            backbone.parameters.get_mut(id).iter_mut().for_each(|weight| *weight *= factor);
+        }
+    }
+    Some(format!(
+        "{differs}, and tokens of noise would differ by {difference:.0e} of their norm: what goes into the residual stream is written {factor:.4} \
+         times as large, which gives the same features (fine-tuning it will want other learning rates)"
+    ))
+}
+
+/// Of the tokens of an image of noise under a backbone and under another model of the same parameters.
+fn difference(backbone: &Backbone, other: &Vit) -> f64 {
+    let size = backbone.vit.config.image;
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    let pixels: Vec<f32> = (0..3 * size * size).map(|_| noise()).collect();
+    let image = Tensor::from_slice([1, 3, size, size], &pixels);
+    let [ours, theirs] =
+        [&backbone.vit, other].map(|vit| vit.forward(&mut Tape::inference(&backbone.parameters), &image, &Forward::default()).value);
+    let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
+    norm(&mut ours.data().iter().zip(theirs.data()).map(|(a, b)| a - b)) / norm(&mut ours.data().iter().copied()).max(1e-30)
+}
 
 /// timm's registers come without a position of the class token (`no_embed_class`): it is added to the token. `[width]`; empty without registers.
 pub(super) fn class_with_position(config: &VitConfig, parameters: &Parameters) -> Vec<f32> {

@@ -244,6 +244,17 @@ impl Vit {
         }
     }
 
+    /// The same parameters under norms of another epsilon.
+    pub fn with_norm_eps(&self, eps: f32) -> Vit {
+        let mut vit = self.clone();
+        vit.config.norm_eps = eps;
+        vit.norm.eps = eps;
+        for block in &mut vit.blocks {
+            (block.norm1.eps, block.norm2.eps) = (eps, eps);
+        }
+        vit
+    }
+
     /// Random weights; zeros for biases, ones for norms.
     pub fn initialise(&self, parameters: &mut Parameters, start: Start, seed: u64) {
         let (d, mlp) = (self.config.width, self.config.mlp);
