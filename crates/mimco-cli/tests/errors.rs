@@ -140,7 +140,7 @@ fn a_teacher_that_is_missing_or_no_teacher_or_of_another_grid() {
     assert_fails(&mut teach(&folder.path().join("gone.safetensors"), &[]), 1, &["gone.safetensors", "check the path"]);
     let text = folder.path().join("text.safetensors");
     fs::write(&text, "not a tensor in sight").unwrap();
-    assert_fails(&mut teach(&text, &[]), 1, &["is not a whole safetensors file"]);
+    assert_fails(&mut teach(&text, &[]), 1, &["is neither a safetensors file"]);
     let trained = folder.path().join("teacher");
     success(pretrain(&data, &trained, &["--recipe", "moco_v3_photos", "train.epochs=1"]).arg("data.max_broken=0.02"));
     let backbone = trained.join("export/backbone.safetensors");
@@ -150,6 +150,38 @@ fn a_teacher_that_is_missing_or_no_teacher_or_of_another_grid() {
     let before = fs::read(&backbone).unwrap();
     success(&mut teach(&backbone, &["train.epochs=1"]));
     assert_eq!(fs::read(&backbone).unwrap(), before, "the teacher's bytes");
+}
+
+/// Others' checkpoints: refused by name, asked what they do not tell, and then taken as teacher with another patch, registers and LayerScale.
+#[test]
+fn foreign_checkpoints_are_refused_asked_or_taken() {
+    let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("../mimco/tests/fixtures/checkpoints").join(name);
+    let folder = tempfile::tempdir().unwrap();
+    let [data, out, converted] = ["data", "run", "converted"].map(|name| folder.path().join(name));
+    let verb = |verb: &str, file: &str, more: &[&str]| {
+        let mut command = mimco();
+        command.arg(verb).arg(fixture(file)).args(more);
+        command
+    };
+    assert_fails(&mut verb("inspect", "swin.pth", &[]), 1, &["swin.pth", "Swin", "plain ViT"]);
+    let to_timm = [converted.to_str().unwrap(), "--to", "timm"];
+    assert_fails(&mut verb("convert", "dinov2_reg.pth", &to_timm), 2, &["dinov2_reg.pth", "set model.heads"]);
+    assert!(!converted.exists(), "nothing was begun");
+    success(verb("convert", "dinov2_reg.pth", &to_timm).arg("model.heads=3"));
+    assert_fails(verb("convert", "dinov2_reg.pth", &to_timm).arg("model.heads=3"), 2, &["there already", "--overwrite"]);
+
+    pictures(&data, "a", 8);
+    let teach = |more: &[&str]| {
+        let mut command = without_moco(pretrain(&data, &out, &[]));
+        command.arg("--teacher").arg(fixture("dinov2_reg.pth")).args(more);
+        command
+    };
+    let sizes = ["train.epochs=1", "model.patch_size=7", "model.image_size=14", "teacher.model.image_size=14", "mask.unit=1"];
+    assert_fails(&mut teach(&sizes), 2, &["set teacher.model.heads"]);
+    let said = success(teach(&sizes).arg("teacher.model.heads=3"));
+    assert!(said.contains("DINOv2; encoder") || said.contains("of DINOv2"), "{said}");
+    let card = fs::read_to_string(out.join("export/README.md")).unwrap();
+    assert!(card.contains("| teacher | DINOv2 vit_w24d2_h3_patch7_reg2_ls_14 |") && card.contains("Apache-2.0"), "{card}");
 }
 
 fn without_moco(command: std::process::Command) -> std::process::Command {
