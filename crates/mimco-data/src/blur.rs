@@ -1,6 +1,6 @@
 //! Gaussian blur of a view's planes, separable, edges repeated.
 
-use crate::planes::{Planes, wide};
+use crate::planes::{Planes, byte, wide};
 
 /// Pixels whose sums stay in registers while the weights pass by.
 const BLOCK: usize = 32;
@@ -40,7 +40,7 @@ pub fn blur(image: &mut Planes, sigma: f32) {
                             let taps = &across[row * stride + block * BLOCK..][..BLOCK];
                             sums.iter_mut().zip(taps).for_each(|(s, v)| *s += w * v);
                         }
-                        out.iter_mut().zip(&sums).for_each(|(o, s)| *o = *s as i32 as u8);
+                        out.iter_mut().zip(&sums).for_each(|(o, s)| *o = byte(*s));
                     }
                 }
             },

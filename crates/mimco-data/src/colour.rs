@@ -1,6 +1,6 @@
 //! Colour operations on a view's planes, each as PIL and torchvision compute it, in loops over whole planes that compile to vectors.
 
-use crate::planes::{Planes, wide};
+use crate::planes::{Planes, byte, wide};
 
 /// Luminance as PIL's conversion to "L" has it (ITU-R 601-2, 16-bit fixed point).
 #[inline(always)]
@@ -11,7 +11,7 @@ fn luminance(r: u8, g: u8, b: u8) -> u8 {
 /// from + factor (to - from), cut to 0..255.
 #[inline(always)]
 fn blend(from: f32, to: u8, factor: f32) -> u8 {
-    (from + factor * (to as f32 - from)).clamp(0.0, 255.0) as i32 as u8
+    byte(from + factor * (to as f32 - from))
 }
 
 /// Brightness: blended with black.
@@ -82,14 +82,14 @@ fn turned(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
     let sixths = if red == top { from_b - from_g } else { if green == top { second } else { third } };
     let circle = sixths as f64 / 6.0 + 1.0;
     let part = (if circle >= 1.0 { circle - 1.0 } else { circle }) as f32;
-    let h = (((part as f64 * 255.0) as i32 + turn) & 255) as f32;
-    let s = ((range / top.max(1.0)) as f64 * 255.0) as i32 as f32 / 255.0;
+    let h = ((whole(part as f64 * 255.0) + turn) & 255) as f32;
+    let s = whole((range / top.max(1.0)) as f64 * 255.0) as f32 / 255.0;
 
     let sixths = h * 6.0 / 255.0;
-    let sector = sixths as i32;
+    let sector = byte(sixths) as i32;
     let part = sixths - sector as f32;
     let (p, q, t) = (rounded(top * (1.0 - s)), rounded(top * (1.0 - s * part)), rounded(top * (1.0 - s * (1.0 - part))));
-    let v = top as i32 as u8;
+    let v = byte(top);
     let (red, green, blue) = (pick(sector, [v, q, p, p, t, v]), pick(sector, [t, v, v, q, p, p]), pick(sector, [p, p, t, v, v, q]));
     if grey { (r, g, b) } else { (red, green, blue) }
 }
@@ -97,7 +97,16 @@ fn turned(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
 /// Of a number from 0 to 255.
 #[inline(always)]
 fn rounded(x: f32) -> u8 {
-    (x + 0.5) as i32 as u8
+    byte(x + 0.5)
+}
+
+/// A number's whole part, cut to 0..255.
+#[inline(always)]
+#[allow(clippy::manual_clamp, reason = "clamp keeps NaN")]
+fn whole(x: f64) -> i32 {
+    let cut = x.max(0.0).min(255.0);
+    // SAFETY: neither infinite nor NaN, and small.
+    unsafe { cut.to_int_unchecked() }
 }
 
 /// The value of a sixth of the circle, whose end is its beginning.

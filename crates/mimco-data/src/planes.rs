@@ -15,9 +15,14 @@ impl Planes {
     pub fn of(image: &Rgb) -> Planes {
         let mut planes = Planes { width: image.width as usize, pixels: vec![0; image.pixels.len()] };
         let [r, g, b] = planes.channels();
-        for (((r, g), b), pixel) in r.iter_mut().zip(g).zip(b).zip(image.pixels.chunks_exact(3)) {
-            (*r, *g, *b) = (pixel[0], pixel[1], pixel[2]);
-        }
+        wide(
+            #[inline(always)]
+            || {
+                for (((r, g), b), pixel) in r.iter_mut().zip(g).zip(b).zip(image.pixels.chunks_exact(3)) {
+                    (*r, *g, *b) = (pixel[0], pixel[1], pixel[2]);
+                }
+            },
+        );
         planes
     }
 
@@ -37,6 +42,15 @@ impl Planes {
             || out.iter_mut().zip(&self.pixels).for_each(|(o, p)| *o = *p as f32 / 255.0),
         );
     }
+}
+
+/// The byte of a number, cut to 0..255 and to its whole part; 0 of what is no number.
+#[inline(always)]
+#[allow(clippy::manual_clamp, reason = "clamp keeps NaN")]
+pub fn byte(x: f32) -> u8 {
+    let cut = x.max(0.0).min(255.0);
+    // SAFETY: neither infinite nor NaN, and a byte's.
+    unsafe { cut.to_int_unchecked::<i32>() as u8 }
 }
 
 /// Runs `work` compiled for the widest vectors that the machine has; it must be `#[inline(always)]`, and so must what it calls. The numbers are the
