@@ -2,10 +2,10 @@
 
 use crate::planes::{Planes, byte, wide};
 
-/// Luminance as PIL's conversion to "L" has it (ITU-R 601-2, 16-bit fixed point).
+/// Luminance as PIL's conversion to "L" has it (ITU-R 601-2, 16-bit fixed point). All sums are whole and below 2^24, so f32 has them exactly.
 #[inline(always)]
 fn luminance(r: u8, g: u8, b: u8) -> u8 {
-    ((r as u32 * 19_595 + g as u32 * 38_470 + b as u32 * 7_471 + 0x8000) >> 16) as u8
+    byte((r as f32 * 19_595.0 + g as f32 * 38_470.0 + b as f32 * 7_471.0 + 32_768.0) * (1.0 / 65_536.0))
 }
 
 /// from + factor (to - from), cut to 0..255.
@@ -160,6 +160,16 @@ mod tests {
         assert_eq!(apply([200, 100, 50], &|i| saturation(i, 0.5)), [162, 112, 87]);
         assert_eq!(apply([200, 100, 50], &grey), [124, 124, 124]);
         assert_eq!(apply([200, 100, 50], &|i| solarize(i, 128)), [55, 100, 50]);
+    }
+
+    #[test]
+    fn luminance_is_the_fixed_point_one_for_every_colour() {
+        for (r, g) in (0..=255).flat_map(|r| (0..=255).map(move |g| (r, g))) {
+            for b in (0..=255).step_by(5) {
+                let fixed = (r as u32 * 19_595 + g as u32 * 38_470 + b as u32 * 7_471 + 0x8000) >> 16;
+                assert_eq!(luminance(r, g, b) as u32, fixed, "{r} {g} {b}");
+            }
+        }
     }
 
     /// Every colour through eight-bit HSV and back, by branches and in Pillow's mixture of f32 and f64.

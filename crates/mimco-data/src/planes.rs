@@ -39,9 +39,17 @@ impl Planes {
     pub fn to_floats(&self, out: &mut [f32]) {
         wide(
             #[inline(always)]
-            || out.iter_mut().zip(&self.pixels).for_each(|(o, p)| *o = *p as f32 / 255.0),
+            || out.iter_mut().zip(&self.pixels).for_each(|(o, p)| *o = share(*p)),
         );
     }
+}
+
+/// p / 255, by a product and a correction: a division takes longer, and this is its result for every byte.
+#[inline(always)]
+fn share(p: u8) -> f32 {
+    const SCALE: f32 = 1.0 / 255.0;
+    let near = p as f32 * SCALE;
+    near.mul_add(-255.0, p as f32).mul_add(SCALE, near)
 }
 
 /// The byte of a number, cut to 0..255 and to its whole part; 0 of what is no number.
@@ -66,4 +74,25 @@ pub fn wide<R>(work: impl FnOnce() -> R) -> R {
         }
     }
     pulp::Arch::new().dispatch(Op(work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_is_divided_by_255() {
+        for p in 0..=255 {
+            assert_eq!(share(p), p as f32 / 255.0, "{p}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_cut_to_bytes() {
+        for (x, expected) in
+            [(-1.0, 0), (0.0, 0), (0.99, 0), (254.5, 254), (255.0, 255), (1e30, 255), (f32::NAN, 0), (f32::NEG_INFINITY, 0)]
+        {
+            assert_eq!(byte(x), expected, "{x}");
+        }
+    }
 }
