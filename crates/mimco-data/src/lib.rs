@@ -16,6 +16,7 @@ mod pil_parity;
 mod planes;
 pub mod random;
 mod resize;
+mod shards;
 mod source;
 pub mod transform;
 

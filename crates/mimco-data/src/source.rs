@@ -1,14 +1,15 @@
-//! Sets of images: a folder, a list of files, CIFAR-10 binary, IDX, or images in memory.
+//! Sets of images: a folder, a list of files, shards, CIFAR-10 binary, IDX, or images in memory.
 
 use crate::decode::{MAX_PIXELS, decode};
 use crate::formats::{self, Packed};
+use crate::shards::{self, Shards};
 use crate::{DataError, Rgb};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
-const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, CIFAR-10 .bin and IDX files";
+const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, .tar shards, CIFAR-10 .bin and IDX files";
 
 /// A set of images with names, and labels where it has them. Clones share it.
 #[derive(Clone)]
@@ -24,18 +25,22 @@ pub struct Dataset {
 
 enum Images {
     Files { root: PathBuf, files: Vec<PathBuf>, names: Vec<String>, labels: Option<Vec<u32>> },
+    Shards { root: PathBuf, shards: Shards, labels: Option<Vec<u32>> },
     Packed { name: String, packed: Packed },
 }
 
 impl Dataset {
-    /// Images without labels: a folder at any depth, a list of files (`.txt`, one a line, relative to the list), a CIFAR-10 binary file or
-    /// folder, an IDX file or folder.
+    /// Images without labels: a folder at any depth, a list of files (`.txt`, one a line, relative to the list), shards (`name-{000..127}.tar`, or
+    /// a folder with nothing else), a CIFAR-10 binary file or folder, an IDX file or folder.
     ///
     /// # Errors
     /// A path that is not there, cannot be read, or holds no image.
     pub fn heap(path: &Path) -> Result<Dataset, DataError> {
         if let Some(packed) = open_packed(path, false, Split::All)? {
             return Ok(packed);
+        }
+        if let Some(shards) = open_shards(path, false)? {
+            return Ok(shards);
         }
         if path.is_file() {
             return from_list(path);
@@ -44,13 +49,17 @@ impl Dataset {
         Dataset::from_files(path, files, None, Vec::new())
     }
 
-    /// Images with labels: class folders (a class is the first folder below `path`), CIFAR-10 binary, IDX with its labels.
+    /// Images with labels: class folders (a class is the first folder below `path`), shards with `.cls` members or class folders, CIFAR-10 binary,
+    /// IDX with its labels.
     ///
     /// # Errors
     /// As [`Dataset::heap`], or where there are no class folders.
     pub fn labelled(path: &Path) -> Result<Dataset, DataError> {
         if let Some(packed) = open_packed(path, true, Split::All)? {
             return Ok(packed);
+        }
+        if let Some(shards) = open_shards(path, true)? {
+            return Ok(shards);
         }
         if path.is_file() {
             return Err(DataError::path(path, "is a file, which has no labels; give a folder of class folders"));
@@ -165,6 +174,7 @@ impl Dataset {
         let index = self.chosen[index] as usize;
         match &*self.images {
             Images::Files { names, .. } => names[index].clone(),
+            Images::Shards { shards, .. } => shards.names[index].clone(),
             Images::Packed { name, .. } => format!("{name}/{index:06}"),
         }
     }
@@ -173,7 +183,7 @@ impl Dataset {
     pub fn label(&self, index: usize) -> Option<u32> {
         let index = self.chosen[index] as usize;
         let label = match &*self.images {
-            Images::Files { labels, .. } => labels.as_ref()?[index],
+            Images::Files { labels, .. } | Images::Shards { labels, .. } => labels.as_ref()?[index],
             Images::Packed { packed, .. } => packed.labels.as_ref()?[index],
         };
         Some(self.places.get(label as usize).copied().unwrap_or(label))
@@ -186,32 +196,29 @@ impl Dataset {
 
     /// Reads and decodes an image.
     pub fn load(&self, index: usize) -> Result<Rgb, DataError> {
-        let chosen = self.chosen[index] as usize;
         match &*self.images {
-            Images::Packed { packed, .. } => Ok(packed.rgb(chosen)),
-            Images::Files { files, .. } => decode(&self.bytes(index, &files[chosen])?, &self.name(index), self.max_pixels),
+            Images::Packed { packed, .. } => Ok(packed.rgb(self.chosen[index] as usize)),
+            Images::Files { .. } | Images::Shards { .. } => decode(&self.raw(index)?, &self.name(index), self.max_pixels),
         }
     }
 
     /// An image's bytes as they are stored, for finding duplicates.
     pub(crate) fn raw(&self, index: usize) -> Result<Vec<u8>, DataError> {
         let chosen = self.chosen[index] as usize;
-        match &*self.images {
+        let bytes = match &*self.images {
             Images::Packed { packed, .. } => Ok(packed.rgb(chosen).pixels),
-            Images::Files { files, .. } => self.bytes(index, &files[chosen]),
-        }
+            Images::Files { files, .. } => fs::read(&files[chosen]),
+            Images::Shards { shards, .. } => shards.read(chosen),
+        };
+        bytes.map_err(|e| DataError::Image { name: self.name(index), what: format!("cannot be read: {e}") })
     }
 
     /// Decodes bytes that [`Dataset::raw`] gave.
     pub(crate) fn decode_raw(&self, index: usize, raw: &[u8]) -> Result<Rgb, DataError> {
         match &*self.images {
             Images::Packed { packed, .. } => Ok(packed.rgb(self.chosen[index] as usize)),
-            Images::Files { .. } => decode(raw, &self.name(index), self.max_pixels),
+            Images::Files { .. } | Images::Shards { .. } => decode(raw, &self.name(index), self.max_pixels),
         }
-    }
-
-    fn bytes(&self, index: usize, file: &Path) -> Result<Vec<u8>, DataError> {
-        fs::read(file).map_err(|e| DataError::Image { name: self.name(index), what: format!("cannot be read: {e}") })
     }
 
     /// A number that another set hardly shares: of names and labels, or of the pixels of a set in memory.
@@ -219,7 +226,7 @@ impl Dataset {
         let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
         for i in 0..self.len() {
             match &*self.images {
-                Images::Files { .. } => hash.add(self.name(i).as_bytes()),
+                Images::Files { .. } | Images::Shards { .. } => hash.add(self.name(i).as_bytes()),
                 Images::Packed { packed, .. } => hash.add(&packed.rgb(self.chosen[i] as usize).pixels),
             }
             hash.add(&self.label(i).unwrap_or(u32::MAX).to_le_bytes());
@@ -230,7 +237,7 @@ impl Dataset {
     /// Where its files lie, or its name.
     pub fn place(&self) -> String {
         match &*self.images {
-            Images::Files { root, .. } => root.display().to_string(),
+            Images::Files { root, .. } | Images::Shards { root, .. } => root.display().to_string(),
             Images::Packed { name, .. } => name.clone(),
         }
     }
@@ -294,6 +301,49 @@ fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset
     Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
 }
 
+/// The shards that a path names; a folder's where it holds no images of its own.
+fn open_shards(path: &Path, labelled: bool) -> Result<Option<Dataset>, DataError> {
+    let Some(paths) = shards::named(path)? else { return Ok(None) };
+    if path.is_dir() && !walk(path)?.is_empty() {
+        return Ok(None);
+    }
+    let shards = Shards::open(paths, is_image)?;
+    if shards.members.is_empty() {
+        return Err(DataError::path(path, format!("holds no images ({LOOKED_FOR}); give shards that do")));
+    }
+    let (labels, classes) = if labelled { labels_of_shards(path, &shards)? } else { (None, Vec::new()) };
+    let chosen = (0..shards.members.len() as u32).collect();
+    let images = Arc::new(Images::Shards { root: path.to_path_buf(), shards, labels });
+    Ok(Some(Dataset { images, chosen, classes: classes.into(), places: Arc::default(), max_pixels: MAX_PIXELS }))
+}
+
+/// Labels by the samples' `.cls`, else by the first folder of their names, and what the classes are called.
+fn labels_of_shards(path: &Path, shards: &Shards) -> Result<(Option<Vec<u32>>, Vec<String>), DataError> {
+    let numbers: Option<Vec<u32>> = shards.classes.iter().copied().collect();
+    // The first part of a name is its shard.
+    let folder = |name: &String| name.split('/').nth(1).filter(|_| name.split('/').count() > 2).map(str::to_string);
+    let own: Option<Vec<String>> = match &numbers {
+        Some(numbers) => Some(numbers.iter().map(u32::to_string).collect()),
+        None => shards.names.iter().map(folder).collect(),
+    };
+    let own = own.ok_or_else(|| {
+        DataError::path(path, "has images without labels: a class is a member KEY.cls beside KEY.jpg, or the first folder of a name")
+    })?;
+    let mut classes = own.clone();
+    match numbers {
+        Some(_) => classes.sort_by_key(|class| class.parse().unwrap_or(u32::MAX)),
+        None => classes.sort(),
+    }
+    classes.dedup();
+    let places: std::collections::HashMap<&String, u32> = classes.iter().zip(0..).collect();
+    let labels = own.iter().map(|class| places[class]).collect();
+    Ok((Some(labels), classes))
+}
+
+fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x)))
+}
+
 fn is_cifar(name: &str) -> bool {
     name.ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|begin| name.starts_with(begin))
 }
@@ -343,7 +393,7 @@ fn walk(root: &Path) -> Result<Vec<PathBuf>, DataError> {
             }
             if path.is_dir() {
                 if path.is_symlink() { links.push(path) } else { folders.push(path) }
-            } else if path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x))) {
+            } else if is_image(&path) {
                 files.push(path);
             }
         }
