@@ -113,6 +113,11 @@ impl Shards {
         Ok(())
     }
 
+    /// The shard of an image.
+    pub fn path(&self, index: usize) -> &Path {
+        &self.paths[self.members[index].shard]
+    }
+
     /// An image's bytes.
     ///
     /// # Errors

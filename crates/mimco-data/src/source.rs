@@ -4,12 +4,16 @@ use crate::decode::{MAX_PIXELS, decode};
 use crate::formats::{self, Packed};
 use crate::shards::{self, Shards};
 use crate::{DataError, Rgb};
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, io};
 
 const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
 const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, .tar shards, CIFAR-10 .bin and IDX files";
+
+/// How long a file that cannot be read is waited for, each time it is tried.
+const WAITS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
 /// A set of images with names, and labels where it has them. Clones share it.
 #[derive(Clone)]
@@ -207,8 +211,11 @@ impl Dataset {
         let chosen = self.chosen[index] as usize;
         let bytes = match &*self.images {
             Images::Packed { packed, .. } => Ok(packed.rgb(chosen).pixels),
-            Images::Files { files, .. } => fs::read(&files[chosen]),
-            Images::Shards { shards, .. } => shards.read(chosen),
+            Images::Files { root, files, .. } => patiently(root, &files[chosen], || fs::read(&files[chosen])),
+            Images::Shards { shards, .. } => {
+                let shard = shards.path(chosen);
+                patiently(shard.parent().unwrap_or(shard), shard, || shards.read(chosen))
+            }
         };
         bytes.map_err(|e| DataError::Image { name: self.name(index), what: format!("cannot be read: {e}") })
     }
@@ -299,6 +306,27 @@ fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset
     let top = packed.labels.as_ref().and_then(|l| l.iter().max().copied());
     let classes = top.map_or(Vec::new(), |top| (0..=top).map(|c| c.to_string()).collect());
     Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
+}
+
+/// Whether a failure to read a file would be the same a second later.
+fn lasts(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, UnexpectedEof};
+    [InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, UnexpectedEof].contains(&kind)
+}
+
+/// Reads again, after a while, what a disk or a network fails to give, and all of a folder that is away, as when a mount drops; a file
+/// that alone is gone stays gone.
+fn patiently<T>(root: &Path, file: &Path, read: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for wait in WAITS {
+        match read() {
+            Err(e) if !lasts(e.kind()) || !root.exists() => {
+                tracing::warn!("{}: {e}; trying again in {} ms", file.display(), wait.as_millis());
+                std::thread::sleep(wait);
+            }
+            done => return done,
+        }
+    }
+    read()
 }
 
 /// The shards that a path names; a folder's where it holds no images of its own.
@@ -449,6 +477,23 @@ mod tests {
         let few = labelled("few").with_classes(train.classes()).unwrap();
         assert_eq!((few.label(0), few.classes()), (Some(1), train.classes()));
         assert!(labelled("odd").with_classes(train.classes()).err().unwrap().to_string().contains("`z`"));
+    }
+
+    #[test]
+    fn a_folder_that_comes_back_is_read_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, away) = (folder.path().join("mount"), folder.path().join("away"));
+        touch(&here, &["1.png", "2.png"]);
+        let set = Dataset::heap(&here).unwrap();
+        fs::rename(&here, &away).unwrap();
+        let back = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(250));
+            fs::rename(away, here).unwrap();
+        });
+        assert_eq!(set.load(1).unwrap().width, 2);
+        back.join().unwrap();
+        fs::remove_file(folder.path().join("mount/1.png")).unwrap();
+        assert!(set.load(0).err().unwrap().to_string().contains("1.png"));
     }
 
     #[test]
