@@ -73,7 +73,7 @@ pub struct Demo {
 
 #[derive(Args)]
 pub struct Pretrain {
-    /// Images: a folder at any depth, a .txt list, tar shards, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
     /// Labelled images (class folders) for kNN while training; PATH then has class folders too
@@ -153,7 +153,7 @@ pub struct Backbone {
 
 #[derive(Args)]
 pub struct Knn {
-    /// Labelled images that vote (class folders, tar shards, CIFAR-10 binary, IDX)
+    /// Labelled images that vote (class folders, tar shards, zip, CIFAR-10 binary, IDX)
     #[arg(long, value_name = "DIR")]
     pub train: PathBuf,
     /// Labelled images to classify
@@ -171,7 +171,7 @@ pub struct Knn {
 
 #[derive(Args)]
 pub struct Linear {
-    /// Labelled images to learn from (class folders, tar shards, CIFAR-10 binary, IDX)
+    /// Labelled images to learn from (class folders, tar shards, zip, CIFAR-10 binary, IDX)
     #[arg(long, value_name = "DIR")]
     pub train: PathBuf,
     /// Labelled images to classify
@@ -186,7 +186,7 @@ pub struct Linear {
 
 #[derive(Args)]
 pub struct Embed {
-    /// Images: a folder at any depth, a .txt list, tar shards, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Where the features go: .npy, .safetensors or .parquet
@@ -249,7 +249,7 @@ pub struct Convert {
 
 #[derive(Args)]
 pub struct CheckData {
-    /// Images: a folder at any depth, a .txt list, tar shards, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
     #[arg(value_name = "PATH")]
     pub data: PathBuf,
     /// Print the figures as one line of JSON on standard output
@@ -365,7 +365,7 @@ pub enum Pipeline {
 
 #[derive(Args)]
 pub struct BenchData {
-    /// Images: a folder at any depth, a .txt list, tar shards, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
     #[arg(value_name = "PATH")]
     pub data: PathBuf,
     /// Which views

@@ -1,7 +1,8 @@
-//! WebDataset's shards: tar archives in which `KEY.jpg` and `KEY.cls` are one sample. A shard is read once for where its images lie; then each is
-//! read there, in any order, as a file would be.
+//! Archives of images: WebDataset's shards, tar archives in which `KEY.jpg` and `KEY.cls` are one sample, and zip archives. An archive is read once
+//! for where its images lie; then each is read there, in any order, as a file would be.
 
 use crate::DataError;
+use flate2::read::DeflateDecoder;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -10,14 +11,19 @@ use std::path::{Path, PathBuf};
 /// Shards that one name may stand for.
 const MOST: usize = 1_000_000;
 
+/// A byte of deflated data never becomes more.
+const MOST_INFLATED: u64 = 1032;
+
 /// Where an image lies.
 pub(crate) struct Member {
     /// Which shard.
     shard: usize,
     /// Its first byte there.
     start: u64,
-    /// Its bytes.
+    /// Its bytes there.
     length: u64,
+    /// Its bytes as a file, where a zip archive has it deflated.
+    inflated: Option<u64>,
 }
 
 /// The images of some shards.
@@ -31,7 +37,7 @@ pub(crate) struct Shards {
     pub classes: Vec<Option<u32>>,
 }
 
-/// The shards that a path names: one archive, `name-{000000..000127}.tar`, or those of a folder.
+/// The archives that a path names: one, `name-{000000..000127}.tar`, or the tar archives of a folder.
 ///
 /// # Errors
 /// A range that is none, an archive that is packed.
@@ -45,6 +51,9 @@ pub(crate) fn named(path: &Path) -> Result<Option<Vec<PathBuf>>, DataError> {
         let mut tars: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_tar(path)).collect();
         tars.sort_unstable();
         return Ok((!tars.is_empty()).then_some(tars));
+    }
+    if text.to_lowercase().ends_with(".zip") {
+        return Ok(Some(vec![path.to_path_buf()]));
     }
     if !text.ends_with(".tar") {
         return Ok(None);
@@ -72,13 +81,15 @@ impl Shards {
     pub fn open(paths: Vec<PathBuf>, is_image: impl Fn(&Path) -> bool) -> Result<Shards, DataError> {
         let mut shards = Shards::default();
         for (shard, path) in paths.iter().enumerate() {
-            shards.look_into(shard, path, &is_image).map_err(|e| DataError::path(path, e))?;
+            let zipped = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("zip"));
+            let looked = if zipped { shards.look_into_zip(shard, path, &is_image) } else { shards.look_into_tar(shard, path, &is_image) };
+            looked.map_err(|e| DataError::path(path, e))?;
         }
         shards.paths = paths;
         Ok(shards)
     }
 
-    fn look_into(&mut self, shard: usize, path: &Path, is_image: impl Fn(&Path) -> bool) -> Result<(), String> {
+    fn look_into_tar(&mut self, shard: usize, path: &Path, is_image: impl Fn(&Path) -> bool) -> Result<(), String> {
         let file = File::open(path).map_err(|e| format!("cannot be read: {e}; check the path"))?;
         let whole = file.metadata().map_err(|e| format!("cannot be read: {e}"))?.len();
         let mut archive = tar::Archive::new(file);
@@ -101,7 +112,7 @@ impl Shards {
             if is_image(Path::new(&name)) {
                 keys.push(key(&name).to_string());
                 self.names.push(format!("{shard_name}/{name}"));
-                self.members.push(Member { shard, start, length });
+                self.members.push(Member { shard, start, length, inflated: None });
             } else if name.ends_with(".cls") && length <= 32 {
                 let mut text = String::new();
                 entry.read_to_string(&mut text).map_err(damaged)?;
@@ -110,6 +121,38 @@ impl Shards {
         }
         debug_assert_eq!(first + keys.len(), self.members.len());
         self.classes.extend(keys.iter().map(|key| classes.get(key).copied()));
+        Ok(())
+    }
+
+    /// A zip archive's directory is read; what it says is checked against the file.
+    fn look_into_zip(&mut self, shard: usize, path: &Path, is_image: impl Fn(&Path) -> bool) -> Result<(), String> {
+        let file = File::open(path).map_err(|e| format!("cannot be read: {e}; check the path"))?;
+        let whole = file.metadata().map_err(|e| format!("cannot be read: {e}"))?.len();
+        let damaged = |e: zip::result::ZipError| format!("is not a whole zip archive ({e}); fetch or make it again");
+        let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(damaged)?;
+        let archive_name = path.file_name().unwrap_or_default().to_string_lossy();
+        for index in 0..archive.len() {
+            let entry = archive.by_index_raw(index).map_err(damaged)?;
+            let name = entry.name().map_err(damaged)?.into_owned();
+            let hidden = name.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
+            if !entry.is_file() || hidden || !is_image(Path::new(&name)) {
+                continue;
+            }
+            let (start, length) = (entry.data_start().unwrap_or(u64::MAX), entry.compressed_size());
+            let inflated = match entry.compression() {
+                _ if entry.encrypted() => return Err("is encrypted; unpack it to a folder".into()),
+                zip::CompressionMethod::Stored => None,
+                zip::CompressionMethod::Deflated => Some(entry.size()),
+                other => return Err(format!("is packed by {other}; pack it by deflate, or not at all")),
+            };
+            let inside = start.checked_add(length).is_some_and(|end| end <= whole);
+            if !inside || inflated.is_some_and(|size| size / MOST_INFLATED > length) {
+                return Err(format!("is not a whole zip archive ({} is not in it); fetch or make it again", name.escape_debug()));
+            }
+            self.names.push(format!("{archive_name}/{name}"));
+            self.members.push(Member { shard, start, length, inflated });
+            self.classes.push(None);
+        }
         Ok(())
     }
 
@@ -123,12 +166,15 @@ impl Shards {
     /// # Errors
     /// A shard that is gone or has become shorter.
     pub fn read(&self, index: usize) -> std::io::Result<Vec<u8>> {
-        let Member { shard, start, length } = self.members[index];
+        let Member { shard, start, length, inflated } = self.members[index];
         let mut file = File::open(&self.paths[shard])?;
         file.seek(SeekFrom::Start(start))?;
-        let mut bytes = Vec::new();
-        file.take(length).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 != length {
+        let (mut bytes, stored) = (Vec::new(), file.take(length));
+        match inflated {
+            None => { stored }.read_to_end(&mut bytes)?,
+            Some(size) => DeflateDecoder::new(stored).take(size).read_to_end(&mut bytes)?,
+        };
+        if bytes.len() as u64 != inflated.unwrap_or(length) {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }
         Ok(bytes)
@@ -191,6 +237,30 @@ mod tests {
         tar(&folder.path().join("classes.tar"), &[("hat/1.png", png(1)), ("shoe/2.png", png(2))]);
         let by_folder = Dataset::labelled(&folder.path().join("classes.tar")).unwrap();
         assert_eq!((by_folder.classes(), by_folder.label(1)), (&["hat".to_string(), "shoe".to_string()][..], Some(1)));
+    }
+
+    #[test]
+    fn a_zip_archive_is_a_set_stored_or_deflated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("set.zip");
+        std::fs::write(&path, include_bytes!("../tests/fixtures/pictures.zip")).unwrap();
+        let set = Dataset::labelled(&path).unwrap();
+        assert_eq!(names(&set), ["set.zip/hat/a.png", "set.zip/shoe/b.png", "set.zip/shoe/c.png"]);
+        assert_eq!((set.classes(), set.label(2)), (&["hat".to_string(), "shoe".to_string()][..], Some(1)));
+        assert_eq!([1, 0, 2].map(|i| set.load(i).unwrap().pixels[..3].to_vec()), [[40, 50, 60], [10, 20, 30], [70, 80, 90]]);
+        let whole = std::fs::read(&path).unwrap();
+        for end in 0..whole.len() {
+            std::fs::write(&path, &whole[..end]).unwrap();
+            assert!(Dataset::heap(&path).is_err(), "{end}");
+        }
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0xff;
+            std::fs::write(&path, changed).unwrap();
+            if let Ok(set) = Dataset::heap(&path) {
+                (0..set.len()).for_each(|i| drop(set.load(i))); // an image or an error
+            }
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::{fs, io};
 
 const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
-const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, .tar shards, CIFAR-10 .bin and IDX files";
+const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, .tar and .zip archives, CIFAR-10 .bin and IDX files";
 
 /// How long a file that cannot be read is waited for, each time it is tried.
 const WAITS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
