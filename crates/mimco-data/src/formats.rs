@@ -1,6 +1,6 @@
 //! Packed sets: IDX (MNIST's format, plain or gzip) and CIFAR-10's binary batches. Both are small and read whole.
 
-use crate::{DataError, Rgb};
+use crate::{DataError, Dataset, Rgb};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -125,6 +125,62 @@ pub fn read_cifar(paths: &[PathBuf]) -> Result<Packed, DataError> {
         }
     }
     Ok(Packed { width: 32, height: 32, channels: 3, pixels, labels: Some(labels) })
+}
+
+/// Which part of a packed set.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Split {
+    All,
+    Train,
+    Test,
+}
+
+/// A CIFAR-10 or IDX set at `path`, if that is what lies there.
+pub(crate) fn open(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset>, DataError> {
+    let file_name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut names = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
+    names.sort();
+    let is_test = |name: &str| name.starts_with("t10k") || name.starts_with("test");
+    let is_packed = |name: &str| is_cifar(name) || idx_labels_name(name).is_some();
+    let wanted = |p: &PathBuf| {
+        let name = file_name(p);
+        match split {
+            // A folder's training files, or its test files where it has no others.
+            Split::All => {
+                path.is_file() || !is_test(&name) || names.iter().all(|other| !is_packed(&file_name(other)) || is_test(&file_name(other)))
+            }
+            Split::Train => !is_test(&name),
+            Split::Test => is_test(&name),
+        }
+    };
+    let cifar: Vec<PathBuf> = names
+        .iter()
+        .filter(|p| file_name(p).ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|name| file_name(p).starts_with(name)))
+        .filter(|p| wanted(p))
+        .cloned()
+        .collect();
+    let packed = if !cifar.is_empty() {
+        let mut packed = read_cifar(&cifar)?;
+        if !labels {
+            packed.labels = None;
+        }
+        packed
+    } else if let Some(images) = names.iter().find(|p| idx_labels_name(&file_name(p)).is_some() && wanted(p)) {
+        read_idx(images, labels)?
+    } else {
+        return Ok(None);
+    };
+    let top = packed.labels.as_ref().and_then(|l| l.iter().max().copied());
+    let classes = top.map_or(Vec::new(), |top| (0..=top).map(|c| c.to_string()).collect());
+    Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
+}
+
+fn is_cifar(name: &str) -> bool {
+    name.ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|begin| name.starts_with(begin))
+}
+
+fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
+    Some(std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ pub mod check;
 mod colour;
 pub mod decode;
 mod error;
+mod folders;
 pub mod formats;
 pub mod loader;
 mod palette_tiff;

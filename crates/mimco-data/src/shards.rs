@@ -156,6 +156,32 @@ impl Shards {
         Ok(())
     }
 
+    /// Labels by the samples' `.cls`, else by the first folder of their names, and what the classes are called.
+    ///
+    /// # Errors
+    /// An image with neither.
+    pub fn labels(&self, path: &Path) -> Result<(Vec<u32>, Vec<String>), DataError> {
+        let numbers: Option<Vec<u32>> = self.classes.iter().copied().collect();
+        // The first part of a name is its shard.
+        let folder = |name: &String| name.split('/').nth(1).filter(|_| name.split('/').count() > 2).map(str::to_string);
+        let own: Option<Vec<String>> = match &numbers {
+            Some(numbers) => Some(numbers.iter().map(u32::to_string).collect()),
+            None => self.names.iter().map(folder).collect(),
+        };
+        let own = own.ok_or_else(|| {
+            DataError::path(path, "has images without labels: a class is a member KEY.cls beside KEY.jpg, or the first folder of a name")
+        })?;
+        let mut classes = own.clone();
+        match numbers {
+            Some(_) => classes.sort_by_key(|class| class.parse().unwrap_or(u32::MAX)),
+            None => classes.sort(),
+        }
+        classes.dedup();
+        let places: HashMap<&String, u32> = classes.iter().zip(0..).collect();
+        let labels = own.iter().map(|class| places[class]).collect();
+        Ok((labels, classes))
+    }
+
     /// The shard of an image.
     pub fn path(&self, index: usize) -> &Path {
         &self.paths[self.members[index].shard]
@@ -169,9 +195,9 @@ impl Shards {
         let Member { shard, start, length, inflated } = self.members[index];
         let mut file = File::open(&self.paths[shard])?;
         file.seek(SeekFrom::Start(start))?;
-        let (mut bytes, stored) = (Vec::new(), file.take(length));
+        let (mut bytes, mut stored) = (Vec::new(), file.take(length));
         match inflated {
-            None => { stored }.read_to_end(&mut bytes)?,
+            None => stored.read_to_end(&mut bytes)?,
             Some(size) => DeflateDecoder::new(stored).take(size).read_to_end(&mut bytes)?,
         };
         if bytes.len() as u64 != inflated.unwrap_or(length) {

@@ -1,7 +1,8 @@
 //! Sets of images: a folder, a list of files, shards, CIFAR-10 binary, IDX, or images in memory.
 
 use crate::decode::{MAX_PIXELS, decode};
-use crate::formats::{self, Packed};
+use crate::folders::{is_image, slashed, walk};
+use crate::formats::{self, Packed, Split};
 use crate::shards::{self, Shards};
 use crate::{DataError, Rgb};
 use std::path::{Path, PathBuf};
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff"];
 const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, .tar and .zip archives, CIFAR-10 .bin and IDX files";
 
 /// How long a file that cannot be read is waited for, each time it is tried.
@@ -40,7 +40,7 @@ impl Dataset {
     /// # Errors
     /// A path that is not there, cannot be read, or holds no image.
     pub fn heap(path: &Path) -> Result<Dataset, DataError> {
-        if let Some(packed) = open_packed(path, false, Split::All)? {
+        if let Some(packed) = formats::open(path, false, Split::All)? {
             return Ok(packed);
         }
         if let Some(shards) = open_shards(path, false)? {
@@ -59,7 +59,7 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::heap`], or where there are no class folders.
     pub fn labelled(path: &Path) -> Result<Dataset, DataError> {
-        if let Some(packed) = open_packed(path, true, Split::All)? {
+        if let Some(packed) = formats::open(path, true, Split::All)? {
             return Ok(packed);
         }
         if let Some(shards) = open_shards(path, true)? {
@@ -90,7 +90,7 @@ impl Dataset {
     /// Training and validation sets, where `path` has `train/` and `val/` or `validation/` of class folders, CIFAR-10's batches and test batch,
     /// or IDX files of both.
     pub fn splits(path: &Path) -> Result<Option<(Dataset, Dataset)>, DataError> {
-        if let (Ok(Some(train)), Ok(Some(val))) = (open_packed(path, true, Split::Train), open_packed(path, true, Split::Test)) {
+        if let (Ok(Some(train)), Ok(Some(val))) = (formats::open(path, true, Split::Train), formats::open(path, true, Split::Test)) {
             return Ok(Some((train, val)));
         }
         let train = path.join("train");
@@ -261,53 +261,6 @@ impl Fnv {
     }
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Split {
-    All,
-    Train,
-    Test,
-}
-
-/// A CIFAR-10 or IDX set at `path`, if that is what lies there.
-fn open_packed(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset>, DataError> {
-    let file_name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut names = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
-    names.sort();
-    let is_test = |name: &str| name.starts_with("t10k") || name.starts_with("test");
-    let is_packed = |name: &str| is_cifar(name) || formats::idx_labels_name(name).is_some();
-    let wanted = |p: &PathBuf| {
-        let name = file_name(p);
-        match split {
-            // A folder's training files, or its test files where it has no others.
-            Split::All => {
-                path.is_file() || !is_test(&name) || names.iter().all(|other| !is_packed(&file_name(other)) || is_test(&file_name(other)))
-            }
-            Split::Train => !is_test(&name),
-            Split::Test => is_test(&name),
-        }
-    };
-    let cifar: Vec<PathBuf> = names
-        .iter()
-        .filter(|p| file_name(p).ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|name| file_name(p).starts_with(name)))
-        .filter(|p| wanted(p))
-        .cloned()
-        .collect();
-    let packed = if !cifar.is_empty() {
-        let mut packed = formats::read_cifar(&cifar)?;
-        if !labels {
-            packed.labels = None;
-        }
-        packed
-    } else if let Some(images) = names.iter().find(|p| formats::idx_labels_name(&file_name(p)).is_some() && wanted(p)) {
-        formats::read_idx(images, labels)?
-    } else {
-        return Ok(None);
-    };
-    let top = packed.labels.as_ref().and_then(|l| l.iter().max().copied());
-    let classes = top.map_or(Vec::new(), |top| (0..=top).map(|c| c.to_string()).collect());
-    Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
-}
-
 /// Whether a failure to read a file would be the same a second later.
 fn lasts(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied, UnexpectedEof};
@@ -339,45 +292,11 @@ fn open_shards(path: &Path, labelled: bool) -> Result<Option<Dataset>, DataError
     if shards.members.is_empty() {
         return Err(DataError::path(path, format!("holds no images ({LOOKED_FOR}); give shards that do")));
     }
-    let (labels, classes) = if labelled { labels_of_shards(path, &shards)? } else { (None, Vec::new()) };
+    let (labels, classes) = if labelled { Some(shards.labels(path)?) } else { None }.unzip();
+    let classes: Vec<String> = classes.unwrap_or_default();
     let chosen = (0..shards.members.len() as u32).collect();
     let images = Arc::new(Images::Shards { root: path.to_path_buf(), shards, labels });
     Ok(Some(Dataset { images, chosen, classes: classes.into(), places: Arc::default(), max_pixels: MAX_PIXELS }))
-}
-
-/// Labels by the samples' `.cls`, else by the first folder of their names, and what the classes are called.
-fn labels_of_shards(path: &Path, shards: &Shards) -> Result<(Option<Vec<u32>>, Vec<String>), DataError> {
-    let numbers: Option<Vec<u32>> = shards.classes.iter().copied().collect();
-    // The first part of a name is its shard.
-    let folder = |name: &String| name.split('/').nth(1).filter(|_| name.split('/').count() > 2).map(str::to_string);
-    let own: Option<Vec<String>> = match &numbers {
-        Some(numbers) => Some(numbers.iter().map(u32::to_string).collect()),
-        None => shards.names.iter().map(folder).collect(),
-    };
-    let own = own.ok_or_else(|| {
-        DataError::path(path, "has images without labels: a class is a member KEY.cls beside KEY.jpg, or the first folder of a name")
-    })?;
-    let mut classes = own.clone();
-    match numbers {
-        Some(_) => classes.sort_by_key(|class| class.parse().unwrap_or(u32::MAX)),
-        None => classes.sort(),
-    }
-    classes.dedup();
-    let places: std::collections::HashMap<&String, u32> = classes.iter().zip(0..).collect();
-    let labels = own.iter().map(|class| places[class]).collect();
-    Ok((Some(labels), classes))
-}
-
-fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|e| EXTENSIONS.iter().any(|x| e.eq_ignore_ascii_case(x)))
-}
-
-fn is_cifar(name: &str) -> bool {
-    name.ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|begin| name.starts_with(begin))
-}
-
-fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
-    Some(fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect())
 }
 
 fn from_list(path: &Path) -> Result<Dataset, DataError> {
@@ -388,52 +307,6 @@ fn from_list(path: &Path) -> Result<Dataset, DataError> {
     let root = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let files = text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|l| !l.is_empty()).map(|line| root.join(line)).collect();
     Dataset::from_files(root, files, None, Vec::new())
-}
-
-/// All image files below a folder, path components compared bytewise; hidden ones are passed over, loops of links are cut.
-fn walk(root: &Path) -> Result<Vec<PathBuf>, DataError> {
-    if !root.exists() {
-        return Err(DataError::path(root, "is not there; check the path"));
-    }
-    let mut files = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    // Real folders first, links after all of them, each by name: which path of a folder is taken must not depend on the file system.
-    let mut folders = vec![root.to_path_buf()];
-    let mut links = Vec::new();
-    while let Some(folder) = folders.pop().or_else(|| links.pop()) {
-        if let Ok(real) = folder.canonicalize()
-            && !seen.insert(real)
-        {
-            continue;
-        }
-        let entries = match fs::read_dir(&folder) {
-            Ok(entries) => entries,
-            Err(e) if folder == root => return Err(DataError::path(root, format!("cannot be read: {e}"))),
-            Err(e) => {
-                tracing::warn!("{}: passed over, cannot be read: {e}", folder.display());
-                continue;
-            }
-        };
-        for entry in entries.flatten() {
-            let path = entry.path();
-            if entry.file_name().to_string_lossy().starts_with('.') {
-                continue;
-            }
-            if path.is_dir() {
-                if path.is_symlink() { links.push(path) } else { folders.push(path) }
-            } else if is_image(&path) {
-                files.push(path);
-            }
-        }
-        links.sort_unstable_by(|a, b| b.cmp(a)); // the last is taken first
-    }
-    files.sort_unstable(); // paths compare component by component, bytewise
-    Ok(files)
-}
-
-fn slashed(path: &Path) -> String {
-    let joined = path.components().map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/");
-    if path.is_absolute() { joined.replacen("//", "/", 1) } else { joined }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod hugging_face;
 pub mod inspect;
 pub mod layout;
 mod onnx;
+mod overrides;
 mod positions;
 mod refusals;
 pub mod safetensors;
