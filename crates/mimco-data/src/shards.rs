@@ -217,6 +217,8 @@ fn key(name: &str) -> &str {
 mod tests {
     use super::*;
     use crate::Dataset;
+    use crate::augment::MimAugment;
+    use crate::loader::{Loader, LoaderOptions, Pipeline};
 
     fn png(grey: u8) -> Vec<u8> {
         crate::Rgb { width: 2, height: 2, pixels: vec![grey; 12] }.to_png().unwrap()
@@ -263,6 +265,27 @@ mod tests {
         tar(&folder.path().join("classes.tar"), &[("hat/1.png", png(1)), ("shoe/2.png", png(2))]);
         let by_folder = Dataset::labelled(&folder.path().join("classes.tar")).unwrap();
         assert_eq!((by_folder.classes(), by_folder.label(1)), (&["hat".to_string(), "shoe".to_string()][..], Some(1)));
+    }
+
+    /// Order, draws and resume go by the sample's number alone, so a shard trains as the folder that it was made of, from any batch on.
+    #[test]
+    fn a_shard_gives_the_batches_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let members: Vec<(String, Vec<u8>)> = (0..9).map(|i| (format!("{i}.png"), png(i * 20))).collect();
+        let files = folder.path().join("files");
+        std::fs::create_dir(&files).unwrap();
+        members.iter().for_each(|(name, bytes)| std::fs::write(files.join(name), bytes).unwrap());
+        let shard = folder.path().join("a.tar");
+        tar(&shard, &members.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect::<Vec<_>>());
+        let batches = |path: &Path, first: usize| -> Vec<(Vec<u32>, Vec<Vec<f32>>)> {
+            let options = LoaderOptions { batch_size: 2, seed: 3, workers: 2, queue: 4, image_size: 2, max_broken: 0.0 };
+            let pipeline = Pipeline::Mim(MimAugment { crop_scale: (0.5, 1.0), flip: 0.5 });
+            let loader = Loader::new(Dataset::heap(path).unwrap(), pipeline, options);
+            loader.epoch(1, first).map(|batch| batch.map(|batch| (batch.indices, batch.views)).unwrap()).collect()
+        };
+        let whole = batches(&files, 0);
+        assert_eq!(whole.len(), 4);
+        assert!(batches(&shard, 0) == whole && batches(&shard, 2) == whole[2..]);
     }
 
     #[test]
