@@ -65,15 +65,7 @@ pub fn byte(x: f32) -> u8 {
 /// same whatever the vectors: nothing is added in another order.
 #[inline(always)]
 pub fn wide<R>(work: impl FnOnce() -> R) -> R {
-    struct Op<F>(F);
-    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Op<F> {
-        type Output = R;
-        #[inline(always)]
-        fn call(self) -> R {
-            (self.0)()
-        }
-    }
-    pulp::Arch::new().dispatch(Op(work))
+    pulp::Arch::new().dispatch(work)
 }
 
 #[cfg(test)]

@@ -247,6 +247,16 @@ fn tensors_and_model_agree_or_nothing_is_loaded() {
     assert!(refusal(&path, &told).contains("model.image_size"));
     let settled = backbone::load(&path, &BackboneOverrides { image_size: Some(16), ..Default::default() }).unwrap();
     assert_eq!(settled.info.model.image, 16);
+    // An export says which it is: 10 rows are a class token and 3 x 3 patches, or all of one patch, 8 registers and a class token.
+    let three = VitConfig { registers: 8, ..VitConfig::plain(64, 1, 128, 4, 12) };
+    written(&path, &three, |_| {});
+    assert!(refusal(&path, &told).contains("model.image_size"));
+    let twelve = BackboneOverrides { image_size: Some(12), ..Default::default() };
+    for (target, name) in [(Target::Native, "n.safetensors"), (Target::Timm, "t"), (Target::HuggingFace, "h")] {
+        let output = folder.path().join(name);
+        convert(&Request { input: &path, output: &output, target, overrides: &twelve, batch: None, overwrite: false }).unwrap();
+        assert_eq!(backbone::load(&output, &told).unwrap().info.model.image, 12, "{name}");
+    }
 }
 
 /// What stands beside a file is believed where it is the file's, and nothing is allocated by a setting alone.

@@ -112,7 +112,7 @@ impl Layer {
     /// The same for a layer y = γ ⊙ (x Wᵀ + b), from D = s dy before γ. With G = Dᵀ x and g the columns' sums of D: dW += γ G, db += γ g, and
     /// dγ_j += G_j · W_j + g_j b_j, so that x Wᵀ + b need not be kept.
     pub(super) fn scaled_gradients(&self, pass: &mut Backpass<'_>, gamma: ParameterId, d: &Outgoing, x: impl FnOnce() -> Panels) {
-        let [weight, bias] = [Some(self.weight), self.bias].map(|id| id.map(|id| pass.parameter(id)));
+        let (weight, bias) = (pass.parameter(self.weight), self.bias.map(|bias| pass.parameter(bias)));
         let (scale, outputs) = (pass.parameter(gamma), d.panels.columns());
         let mut sums = vec![0.0; outputs];
         d.sums.add_to(&mut sums);
@@ -121,7 +121,6 @@ impl Layer {
         }
         let x = x();
         let (inputs, panels) = (x.columns(), x.columns().div_ceil(PANEL));
-        let weight = weight.unwrap_or_default();
         // A row's products with W by panel, each one thread's: [outputs, panels]
         let mut products = Tensor::zeros([outputs, panels]);
         {

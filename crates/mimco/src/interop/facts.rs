@@ -128,8 +128,10 @@ impl Facts {
     /// Shapes that are no ViT's, metadata or configurations that cannot be read, or that contradict the tensors.
     pub fn of(weights: &Weights, layout: &Layout, overrides: &BackboneOverrides) -> Result<Facts, Error> {
         let (path, source) = (weights.path(), layout.source);
-        let (found, positions) = sizes(&Found::new(weights, layout)?, overrides.image_size).map_err(|what| Error::file(path, what))?;
-        let info = weights.texts.get(KEY).map(|json| told(path, json, &found)).transpose()?;
+        let info = weights.texts.get(KEY).map(|json| told(path, json)).transpose()?;
+        let image = info.as_ref().map(|info| info.model.image).or(overrides.image_size);
+        let (found, positions) = sizes(&Found::new(weights, layout)?, image).map_err(|what| Error::file(path, what))?;
+        info.iter().try_for_each(|info| agreed(path, info, &found))?;
         let beside = if info.is_some() { Beside::default() } else { Beside::read(path, source, &found)? };
         let mut facts = Facts {
             config: info.as_ref().map_or(found, |info| info.model.clone()),
@@ -263,16 +265,19 @@ impl Facts {
     }
 }
 
-/// Metadata of this program, whose sizes must be the tensors': a file's word for them would be allocated before it is found false.
-fn told(path: &Path, json: &str, found: &VitConfig) -> Result<Info, Error> {
-    let info: Info = serde_json::from_str(json)
-        .map_err(|e| Error::file(path, format!("its metadata cannot be read ({e}); export the backbone again")))?;
+/// Metadata of this program.
+fn told(path: &Path, json: &str) -> Result<Info, Error> {
+    serde_json::from_str(json).map_err(|e| Error::file(path, format!("its metadata cannot be read ({e}); export the backbone again")))
+}
+
+/// Its sizes must be the tensors': a file's word for them would be allocated before it is found false.
+fn agreed(path: &Path, info: &Info, found: &VitConfig) -> Result<(), Error> {
     let sizes = |c: &VitConfig| (c.width, c.depth, c.mlp, c.patch, c.image, c.registers, c.layer_scale != 0.0);
     if sizes(&info.model) != sizes(found) {
         let what = format!("its metadata says {}, its tensors are a {}; export the backbone again", info.model.name(), found.name());
         return Err(Error::file(path, what));
     }
-    Ok(info)
+    Ok(())
 }
 
 /// Sizes from shapes.
