@@ -80,6 +80,57 @@ fn killed_again_and_again_it_ends_as_if_nothing_had_happened() {
     }
 }
 
+#[test]
+fn a_run_on_shards_killed_and_resumed_sees_the_samples_that_an_undisturbed_one_sees() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| -> PathBuf { folder.path().join(name) };
+    pictures(&at("images"), "a", 40);
+    for (shard, numbers) in [("set-0.tar", 0..25), ("set-1.tar", 25..40)] {
+        let mut archive = tar::Builder::new(std::fs::File::create(at(shard)).unwrap());
+        for number in numbers {
+            let name = format!("a-{number:02}.png");
+            archive.append_path_with_name(at("images").join(&name), &name).unwrap();
+        }
+        archive.finish().unwrap();
+    }
+    let settings = ["--recipe", "moco_v3_photos", "train.checkpoint_steps=2", "train.epochs=3"];
+    let export = |run: &str| std::fs::read(at(run).join("export/backbone.safetensors")).unwrap();
+    let data = at("set-{0..1}.tar");
+    success(&mut pretrain(&data, &at("whole"), &settings));
+    for line in [3, 4] {
+        kill_at(&data, &at("killed"), &settings, "img/s", line);
+    }
+    let said = success(&mut pretrain(&data, &at("killed"), &settings));
+    assert!(said.contains("resumed at step"), "{said}");
+    assert_eq!(export("whole"), export("killed"));
+    assert_eq!(metrics(&at("whole")), metrics(&at("killed")));
+    // The loss of every step is that of the folder which the shards were made of.
+    success(&mut pretrain(&at("images"), &at("folder"), &settings));
+    assert_eq!(metrics(&at("whole")), metrics(&at("folder")));
+}
+
+#[test]
+fn files_that_vanish_while_a_run_reads_them_are_skipped_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (folder.path().join("data"), folder.path().join("run"));
+    pictures(&data, "a", 40);
+    let settings = ["--recipe", "moco_v3_photos", "train.epochs=6"];
+    let mut child = pretrain(&data, &out, &settings).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+    lines.find(|line| line.contains("img/s")).unwrap();
+    (0..3).for_each(|i| std::fs::remove_file(data.join(format!("a-{i:02}.png"))).unwrap());
+    // The folder itself is away for a moment, as when a mount drops.
+    std::fs::rename(&data, folder.path().join("away")).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    std::fs::rename(folder.path().join("away"), &data).unwrap();
+    let rest: Vec<String> = lines.collect();
+    assert!(child.wait().unwrap().success(), "{rest:?}");
+    assert!(rest.iter().any(|line| line.contains("trying again")), "{rest:?}");
+    let told: Vec<_> =
+        (0..3).filter(|i| rest.iter().any(|line| line.contains(&format!("a-0{i}.png")) && line.contains("cannot be read"))).collect();
+    assert_eq!(told, [0, 1, 2], "{rest:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interrupt_writes_a_checkpoint_and_exits_130() {

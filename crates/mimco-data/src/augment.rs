@@ -42,9 +42,8 @@ pub struct MocoAugment {
 }
 
 impl MimAugment {
-    /// A view into `out` [3, size, size], values in 0..1.
-    pub fn view(&self, image: &Rgb, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
-        let crop = random_crop(image.width, image.height, self.crop_scale, rng);
+    /// The view of a crop into `out` [3, size, size], values in 0..1.
+    pub fn view(&self, image: &Rgb, crop: Crop, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
         let mut view = Planes::of(&crop_and_resize(image, crop, size, size, Filter::Bicubic));
         if unit(rng) < self.flip {
             colour::flip(&mut view);
@@ -54,9 +53,8 @@ impl MimAugment {
 }
 
 impl MocoAugment {
-    /// View `which` (0 or 1) into `out` [3, size, size], values in 0..1.
-    pub fn view(&self, image: &Rgb, which: usize, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
-        let crop = random_crop(image.width, image.height, self.crop_scale, rng);
+    /// View `which` (0 or 1) of a crop into `out` [3, size, size], values in 0..1.
+    pub fn view(&self, image: &Rgb, crop: Crop, which: usize, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
         let mut view = Planes::of(&crop_and_resize(image, crop, size, size, Filter::Bilinear));
         if unit(rng) < self.jitter {
             self.jitter_colours(&mut view, rng);
@@ -159,7 +157,9 @@ mod tests {
         };
         let view = |index| {
             let mut out = vec![0.0; 3 * 16 * 16];
-            augment.view(&image, 0, 16, &mut keyed(1, Purpose::View(0), 0, index), &mut out);
+            let mut rng = keyed(1, Purpose::View(0), 0, index);
+            let crop = random_crop(40, 30, augment.crop_scale, &mut rng);
+            augment.view(&image, crop, 0, 16, &mut rng, &mut out);
             out
         };
         assert_eq!(view(3), view(3));

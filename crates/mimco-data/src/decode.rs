@@ -1,12 +1,21 @@
 //! Bytes to RGB: JPEG, PNG, WebP, BMP, TIFF by content, grey, RGBA, 16-bit, palette and CMYK made RGB, EXIF orientation honoured.
 
+use crate::jpeg::Header;
+use crate::resize::Crop;
 use crate::{DataError, palette_tiff};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Images of more pixels are refused before anything is allocated; PIL's limit.
 pub const MAX_PIXELS: u64 = 178_956_970;
+
+/// Pixels from which on decoding at a reduced size is faster: below, the decoder that can do it loses by its threads what it saves.
+const LARGE: u64 = 4_000_000;
+
+const CUT_SHORT: &str = "the JPEG is cut short: its end is missing";
 
 /// Eight-bit RGB, rows from the top, [height, width, 3].
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,40 +43,108 @@ impl Rgb {
     }
 }
 
+/// What of an image will be looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Need {
+    /// Columns of the turned picture, pixels of its full size.
+    pub columns: Range<u32>,
+    /// Rows of the turned picture, pixels of its full size.
+    pub rows: Range<u32>,
+    /// So many times smaller, across and down, the picture still is large enough; 1, 2, 4 or 8 count.
+    pub factor: u32,
+}
+
+impl Need {
+    /// All of it, at its full size.
+    pub fn everything() -> Need {
+        Need { columns: 0..u32::MAX, rows: 0..u32::MAX, factor: 1 }
+    }
+
+    /// What crops of a picture of `whole` width and height need that are resized to `size` x `size`. Large pictures may be reduced so far that
+    /// each crop still has `size` pixels across and down.
+    pub fn of(whole: (u32, u32), crops: &[Crop], size: u32) -> Need {
+        let span = |first: fn(&Crop) -> u32, length: fn(&Crop) -> u32| {
+            let start = crops.iter().map(first).min().unwrap_or(0);
+            start..crops.iter().map(|crop| first(crop).saturating_add(length(crop))).max().unwrap_or(0)
+        };
+        let large = whole.0 as u64 * whole.1 as u64 >= LARGE;
+        let enough = |factor: &u32| large && crops.iter().all(|crop| crop.width.min(crop.height) / factor >= size);
+        Need {
+            columns: span(|crop| crop.left, |crop| crop.width),
+            rows: span(|crop| crop.top, |crop| crop.height),
+            factor: [8, 4, 2].into_iter().find(enough).unwrap_or(1),
+        }
+    }
+}
+
+/// Where a crop of the full size lies in a picture that is `factor` (1 or more) times smaller, in whole pixels of that.
+pub fn reduced(crop: Crop, factor: u32) -> Crop {
+    let side = |pixels: u32| (pixels / factor).max(1);
+    Crop { top: crop.top / factor, left: crop.left / factor, height: side(crop.height), width: side(crop.width) }
+}
+
+/// Width and height of an image file's bytes, turned as [`decode`] turns it; `name` is for the error. Only the header is read.
+///
+/// # Errors
+/// What is not an image.
+pub fn probe(bytes: &[u8], name: &str) -> Result<(u32, u32), DataError> {
+    guarded(name, || match Header::read(bytes) {
+        Some(header) => Ok(header.turned_size()),
+        None => size(bytes),
+    })
+}
+
 /// Decodes an image file's bytes; `name` is for the error.
 ///
 /// # Errors
 /// What is not an image, is cut short, or has more than `max_pixels`.
 pub fn decode(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Rgb, DataError> {
+    decode_part(bytes, name, max_pixels, &Need::everything()).map(|(image, _)| image)
+}
+
+/// Decodes of an image file's bytes what is needed, and tells by what factor the image is reduced: 1, or up to that which `need` allows.
+/// The image always has the size of the whole picture over that factor, rounded up; pixels that are not needed may be black. At factor 1
+/// the needed ones are those of [`decode`].
+///
+/// # Errors
+/// Those of [`decode`]; damage may go unseen where it is not needed.
+pub fn decode_part(bytes: &[u8], name: &str, max_pixels: u64, need: &Need) -> Result<(Rgb, u32), DataError> {
+    guarded(name, || {
+        let (image, factor) = match jpeg_part(bytes, max_pixels, need)? {
+            Some(part) => part,
+            None => (decode_dynamic(bytes, max_pixels)?, 1),
+        };
+        let rgb = image.into_rgb8();
+        Ok((Rgb { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() }, factor))
+    })
+}
+
+/// An error of one line that names the image, also where a decoder panics: hostile bytes must not end a training.
+fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
     // Some decoders' messages end or break in new lines; an error is one line.
     let error = |what: String| DataError::Image { name: name.to_string(), what: what.split_whitespace().collect::<Vec<_>>().join(" ") };
-    // A decoder that panics on hostile bytes must not end a training.
-    let result = catch_unwind(AssertUnwindSafe(|| decode_dynamic(bytes, max_pixels)));
-    let image = result.unwrap_or_else(|_| Err("the decoder gave up on it".into())).map_err(error)?;
-    let rgb = image.into_rgb8();
-    Ok(Rgb { width: rgb.width(), height: rgb.height(), pixels: rgb.into_raw() })
+    let result = catch_unwind(AssertUnwindSafe(work));
+    result.unwrap_or_else(|_| Err("the decoder gave up on it".into())).map_err(error)
+}
+
+/// Of a usual JPEG that its decoders make something of.
+fn jpeg_part(bytes: &[u8], max_pixels: u64, need: &Need) -> Result<Option<(DynamicImage, u32)>, String> {
+    let Some(header) = Header::read(bytes) else { return Ok(None) };
+    if !ends_as_jpeg(bytes) {
+        return Err(CUT_SHORT.into());
+    }
+    check_size(header.width, header.height, max_pixels)?;
+    // A panic, too, is left to the other way.
+    Ok(catch_unwind(AssertUnwindSafe(|| header.decode(bytes, need))).ok().flatten())
 }
 
 fn decode_dynamic(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, String> {
-    if bytes.is_empty() {
-        return Err("the file is empty".into());
-    }
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    let Some(format) = reader.format() else { return Err("is not a JPEG, PNG, WebP, BMP or TIFF image, whatever its name".into()) };
-    if format == image::ImageFormat::Jpeg && !ends_as_jpeg(bytes) {
-        return Err("the JPEG is cut short: its end is missing".into());
-    }
-    if format == image::ImageFormat::Tiff
-        && let Some((grey, palette)) = palette_tiff::as_grey(bytes)
-    {
+    if let Some((grey, palette)) = palette_tiff::as_grey(bytes) {
         return decode_dynamic(&grey, max_pixels).map(|numbers| palette_tiff::coloured(numbers, &palette));
     }
-    let mut decoder = reader.into_decoder().map_err(|e| e.to_string())?;
+    let mut decoder = open(bytes)?;
     let (width, height) = decoder.dimensions();
-    let pixels = width as u64 * height as u64;
-    if pixels == 0 || pixels > max_pixels {
-        return Err(format!("{width}x{height} pixels are over the limit of {max_pixels} (data.max_pixels)"));
-    }
+    check_size(width, height, max_pixels)?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(max_pixels.saturating_mul(16));
     decoder.set_limits(limits).map_err(|e| e.to_string())?;
@@ -75,6 +152,37 @@ fn decode_dynamic(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, String>
     let mut image = DynamicImage::from_decoder(decoder).map_err(|e| e.to_string())?;
     image.apply_orientation(orientation);
     Ok(image)
+}
+
+/// Width and height, turned.
+fn size(bytes: &[u8]) -> Result<(u32, u32), String> {
+    if let Some((grey, _)) = palette_tiff::as_grey(bytes) {
+        return size(&grey);
+    }
+    let mut decoder = open(bytes)?;
+    let (width, height) = decoder.dimensions();
+    let turned = decoder.orientation().map_err(|e| e.to_string())?.to_exif() >= Orientation::Rotate90FlipH.to_exif();
+    Ok(if turned { (height, width) } else { (width, height) })
+}
+
+fn open(bytes: &[u8]) -> Result<impl ImageDecoder, String> {
+    if bytes.is_empty() {
+        return Err("the file is empty".into());
+    }
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let Some(format) = reader.format() else { return Err("is not a JPEG, PNG, WebP, BMP or TIFF image, whatever its name".into()) };
+    if format == ImageFormat::Jpeg && !ends_as_jpeg(bytes) {
+        return Err(CUT_SHORT.into());
+    }
+    reader.into_decoder().map_err(|e| e.to_string())
+}
+
+fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
+    let pixels = width as u64 * height as u64;
+    if pixels == 0 || pixels > max_pixels {
+        return Err(format!("{width}x{height} pixels are over the limit of {max_pixels} (data.max_pixels)"));
+    }
+    Ok(())
 }
 
 /// Whether the end-of-image mark is there; decoders fill a cut image with grey and say nothing. Some cameras append data behind it, and put a
@@ -89,8 +197,8 @@ fn ends_as_jpeg(bytes: &[u8]) -> bool {
         }
         at += 2 + u16::from_be_bytes([high, low]) as usize;
         if marker == START_OF_SCAN {
-            // In a scan's data 0xff is always followed by a zero or a restart mark.
-            return bytes.get(at..).is_some_and(|data| data.windows(2).any(|pair| pair == [0xff, 0xd9]));
+            // In a scan's data 0xff is always followed by a zero or a restart mark. The end mostly is the last that is there.
+            return bytes.get(at..).is_some_and(|data| data.windows(2).rev().any(|pair| pair == [0xff, 0xd9]));
         }
     }
     false
@@ -99,7 +207,7 @@ fn ends_as_jpeg(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, RgbImage, Rgba};
+    use image::{GrayImage, ImageBuffer, Luma, LumaA, RgbImage, Rgba};
 
     fn encode(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
         let mut bytes = Cursor::new(Vec::new());

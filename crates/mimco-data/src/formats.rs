@@ -1,4 +1,4 @@
-//! Packed sets: IDX (MNIST's format, plain or gzip) and CIFAR-10's binary batches. Both are small and read whole.
+//! Packed sets: IDX (MNIST's format, plain or gzip) and CIFAR's binary files. Both are small and read whole.
 
 use crate::{DataError, Dataset, Rgb};
 use std::fs::File;
@@ -110,18 +110,23 @@ pub fn parse_idx_labels(bytes: &[u8]) -> Result<Vec<u32>, String> {
     }
 }
 
-/// CIFAR-10's binary batches: a label and three planes of 32x32 a record.
+/// Bytes of an image in CIFAR-100's binary files.
+const CIFAR_100_RECORD: u64 = 2 + 3 * 32 * 32;
+
+/// CIFAR's binary files: in a record the labels (CIFAR-10: one; CIFAR-100: a coarse and a fine one, which is taken) and three planes of 32x32.
 pub fn read_cifar(paths: &[PathBuf]) -> Result<Packed, DataError> {
-    const RECORD: usize = 1 + 3 * 32 * 32;
+    const IMAGE: usize = 3 * 32 * 32;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for path in paths {
         let bytes = read(path)?;
-        if bytes.is_empty() || !bytes.len().is_multiple_of(RECORD) {
-            return Err(DataError::path(path, format!("is no CIFAR-10 binary: {} bytes are not whole records of {RECORD}", bytes.len())));
+        let count = if is_cifar_100(&file_name(path)) { 2 } else { 1 };
+        if bytes.is_empty() || !bytes.len().is_multiple_of(count + IMAGE) {
+            let what = format!("is no CIFAR binary: {} bytes are not whole records of {}", bytes.len(), count + IMAGE);
+            return Err(DataError::path(path, what));
         }
-        for record in bytes.chunks_exact(RECORD) {
-            labels.push(record[0] as u32);
-            pixels.extend_from_slice(&record[1..]);
+        for record in bytes.chunks_exact(count + IMAGE) {
+            labels.push(record[count - 1] as u32);
+            pixels.extend_from_slice(&record[count..]);
         }
     }
     Ok(Packed { width: 32, height: 32, channels: 3, pixels, labels: Some(labels) })
@@ -135,52 +140,56 @@ pub(crate) enum Split {
     Test,
 }
 
-/// A CIFAR-10 or IDX set at `path`, if that is what lies there.
+/// A folder of more entries than this is no packed set: it need not be read to its end.
+const MOST_ENTRIES: usize = 1000;
+
+/// A CIFAR or IDX set at `path`, if that is what lies there.
 pub(crate) fn open(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset>, DataError> {
-    let file_name = |p: &Path| p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut names = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
-    names.sort();
-    let is_test = |name: &str| name.starts_with("t10k") || name.starts_with("test");
-    let is_packed = |name: &str| is_cifar(name) || idx_labels_name(name).is_some();
-    let wanted = |p: &PathBuf| {
-        let name = file_name(p);
-        match split {
-            // A folder's training files, or its test files where it has no others.
-            Split::All => {
-                path.is_file() || !is_test(&name) || names.iter().all(|other| !is_packed(&file_name(other)) || is_test(&file_name(other)))
-            }
-            Split::Train => !is_test(&name),
-            Split::Test => is_test(&name),
-        }
-    };
-    let cifar: Vec<PathBuf> = names
-        .iter()
-        .filter(|p| file_name(p).ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|name| file_name(p).starts_with(name)))
-        .filter(|p| wanted(p))
-        .cloned()
-        .collect();
+    let mut files = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
+    // Other things are called `train.bin` too.
+    let fits = |file: &Path| !is_cifar_100(&file_name(file)) || file.metadata().is_ok_and(|m| m.len() % CIFAR_100_RECORD == 0);
+    files.retain(|file| is_cifar(&file_name(file)) && fits(file) || idx_labels_name(&file_name(file)).is_some());
+    files.sort();
+    let is_test = |file: &PathBuf| ["t10k", "test"].iter().any(|begin| file_name(file).starts_with(begin));
+    match split {
+        // A folder's training files, or its test files where it has no others.
+        Split::All if path.is_dir() && !files.iter().all(is_test) => files.retain(|file| !is_test(file)),
+        Split::All => {}
+        Split::Train => files.retain(|file| !is_test(file)),
+        Split::Test => files.retain(is_test),
+    }
+    let cifar: Vec<PathBuf> = files.iter().filter(|file| is_cifar(&file_name(file))).cloned().collect();
     let packed = if !cifar.is_empty() {
         let mut packed = read_cifar(&cifar)?;
         if !labels {
             packed.labels = None;
         }
         packed
-    } else if let Some(images) = names.iter().find(|p| idx_labels_name(&file_name(p)).is_some() && wanted(p)) {
+    } else if let Some(images) = files.first() {
         read_idx(images, labels)?
     } else {
         return Ok(None);
     };
     let top = packed.labels.as_ref().and_then(|l| l.iter().max().copied());
     let classes = top.map_or(Vec::new(), |top| (0..=top).map(|c| c.to_string()).collect());
-    Ok(Some(Dataset::from_grey(&file_name(path), packed, classes)))
+    Ok(Some(Dataset::from_packed(&file_name(path), packed, classes)))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn is_cifar(name: &str) -> bool {
-    name.ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|begin| name.starts_with(begin))
+    is_cifar_100(name) || name.ends_with(".bin") && ["data_batch", "test_batch"].iter().any(|begin| name.starts_with(begin))
+}
+
+fn is_cifar_100(name: &str) -> bool {
+    ["train.bin", "test.bin"].contains(&name)
 }
 
 fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
-    Some(std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path()).filter(|p| p.is_file()).collect())
+    let entries: Vec<_> = std::fs::read_dir(folder).ok()?.flatten().take(MOST_ENTRIES + 1).collect();
+    (entries.len() <= MOST_ENTRIES).then(|| entries.iter().map(|e| e.path()).filter(|p| p.is_file()).collect())
 }
 
 #[cfg(test)]
@@ -209,5 +218,9 @@ mod tests {
         assert_eq!((packed.labels.as_deref(), packed.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
         std::fs::write(&batch, &record[..100]).unwrap();
         assert!(read_cifar(&[batch]).is_err());
+        let hundred = folder.path().join("train.bin");
+        std::fs::write(&hundred, [&[9], &record[..]].concat()).unwrap();
+        let packed = read_cifar(&[hundred]).unwrap();
+        assert_eq!((packed.labels.as_deref(), packed.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
     }
 }

@@ -2,24 +2,40 @@
 //!
 //! What an image becomes is a function of (seed, epoch, index) alone, whatever the number of workers.
 
+mod archives;
 pub mod augment;
 mod blur;
+mod cache;
 pub mod check;
 mod colour;
 pub mod decode;
 mod error;
 mod folders;
 pub mod formats;
+mod index;
+mod jpeg;
 pub mod loader;
+#[cfg(feature = "object-store")]
+mod object_stores;
+mod opening;
+mod order;
 mod palette_tiff;
+mod parquet;
+mod patience;
 #[cfg(test)]
 mod pil_parity;
+pub mod pipeline;
+mod place;
 mod planes;
 pub mod random;
+mod remote;
+#[cfg(all(test, feature = "object-store"))]
+mod remote_tests;
 mod resize;
 mod shards;
-mod source;
+pub mod source;
 pub mod transform;
+mod tree;
 
 pub use decode::Rgb;
 pub use error::DataError;

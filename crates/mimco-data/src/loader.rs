@@ -1,33 +1,17 @@
 //! Loading beside training: worker threads decode and augment whole batches ahead, in order, behind a bounded queue.
 
-use crate::augment::{MimAugment, MocoAugment};
-use crate::random::{Purpose, below, keyed, permutation};
-use crate::transform::evaluation_view;
-use crate::{DataError, Dataset, Rgb};
+use crate::order::Order;
+use crate::pipeline::{Key, Pipeline};
+use crate::random::{Purpose, below, keyed};
+use crate::{DataError, Dataset};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 /// A set may always have this many broken images before their share counts.
 const BROKEN_ALLOWED: usize = 10;
-
-/// How images become views.
-#[derive(Clone, PartialEq, Debug)]
-pub enum Pipeline {
-    /// The two views of MoCo v3, samples shuffled.
-    MocoV3(MocoAugment),
-    /// One view for masked image modelling, samples shuffled.
-    Mim(MimAugment),
-    /// The evaluation transform, samples in order, the last batch as it comes.
-    Evaluation,
-}
-
-impl Pipeline {
-    fn views(&self) -> usize {
-        if let Pipeline::MocoV3(_) = self { 2 } else { 1 }
-    }
-}
 
 /// Sizes of the loading.
 #[derive(Clone, PartialEq, Debug)]
@@ -87,10 +71,9 @@ impl Loader {
     pub fn epoch(&self, epoch: u64, first: usize) -> Epoch {
         let shared = &self.shared;
         let total = self.batches_per_epoch();
-        let order: Arc<[u32]> = if shared.pipeline == Pipeline::Evaluation {
-            (0..shared.dataset.len() as u32).collect()
-        } else {
-            permutation(shared.dataset.len(), shared.options.seed, Purpose::Order, epoch).into()
+        let order = match shared.pipeline {
+            Pipeline::Evaluation => Order::in_sequence(shared.dataset.len()),
+            _ => shared.dataset.order(shared.options.seed, epoch),
         };
         let workers = shared.options.workers.clamp(1, total.saturating_sub(first).max(1));
         let ahead = shared.options.queue.div_ceil(workers).max(1);
@@ -147,29 +130,21 @@ impl Loader {
 }
 
 impl Shared {
-    fn batch(&self, order: &[u32], epoch: u64, batch: usize) -> Result<Batch, DataError> {
+    fn batch(&self, order: &Order, epoch: u64, batch: usize) -> Result<Batch, DataError> {
         let size = self.options.image_size as usize;
         let view_len = 3 * size * size;
         let first = batch * self.options.batch_size;
-        let wanted = &order[first..order.len().min(first + self.options.batch_size)];
+        let places = first..order.samples.len().min(first + self.options.batch_size);
+        let wanted = &order.samples[places.clone()];
         let mut views: Vec<Vec<f32>> = (0..self.pipeline.views()).map(|_| self.buffer(wanted.len() * view_len)).collect();
         let mut indices = Vec::with_capacity(wanted.len());
         let mut broken = Vec::new();
         for &index in wanted {
-            let Some((index, image)) = self.readable(index, epoch, &mut broken)? else { continue };
             let row = indices.len() * view_len..(indices.len() + 1) * view_len;
-            for (which, view) in views.iter_mut().enumerate() {
-                let out = &mut view[row.clone()];
-                let mut rng = keyed(self.options.seed, Purpose::View(which as u8), epoch, index as u64);
-                match &self.pipeline {
-                    Pipeline::MocoV3(augment) => augment.view(&image, which, size as u32, &mut rng, out),
-                    Pipeline::Mim(augment) => augment.view(&image, size as u32, &mut rng, out),
-                    Pipeline::Evaluation => evaluation_view(&image, size as u32, out),
-                }
-            }
-            indices.push(index);
+            indices.extend(self.fill(index, epoch, &mut views, row, &mut broken)?);
         }
         views.iter_mut().for_each(|v| v.truncate(indices.len() * view_len));
+        order.ahead(places).for_each(|sample| self.dataset.read_ahead(sample as usize));
         Ok(Batch { indices, views, broken })
     }
 
@@ -179,44 +154,47 @@ impl Shared {
         buffer
     }
 
-    /// The image of a sample; in training another one in place of a broken one, drawn by the sample's own key.
-    fn readable(&self, index: u32, epoch: u64, broken: &mut Vec<u32>) -> Result<Option<(u32, Rgb)>, DataError> {
-        if let Some(image) = self.try_load(index)? {
-            return Ok(Some((index, image)));
-        }
-        broken.push(index);
-        if self.pipeline == Pipeline::Evaluation {
-            return Ok(None);
-        }
+    /// Makes a sample's views; in training those of another one in place of a broken one, drawn by the sample's own key. Gives whose they are.
+    fn fill(
+        &self,
+        index: u32,
+        epoch: u64,
+        views: &mut [Vec<f32>],
+        row: Range<usize>,
+        broken: &mut Vec<u32>,
+    ) -> Result<Option<u32>, DataError> {
         let mut rng = keyed(self.options.seed, Purpose::Replace, epoch, index as u64);
+        let mut candidate = index;
         loop {
-            let other = below(&mut rng, self.dataset.len()) as u32;
-            if let Some(image) = self.try_load(other)? {
-                return Ok(Some((other, image)));
+            if self.try_fill(candidate, epoch, views, row.clone())? {
+                return Ok(Some(candidate));
             }
-            broken.push(other);
+            broken.push(candidate);
+            if self.pipeline == Pipeline::Evaluation {
+                return Ok(None);
+            }
+            candidate = below(&mut rng, self.dataset.len()) as u32;
         }
     }
 
-    fn try_load(&self, index: u32) -> Result<Option<Rgb>, DataError> {
+    fn try_fill(&self, index: u32, epoch: u64, views: &mut [Vec<f32>], row: Range<usize>) -> Result<bool, DataError> {
         if let Ok(broken) = self.broken.lock()
             && broken.contains_key(&index)
         {
             // Asked each time: where nothing can be read, a search for another image would never end.
-            return self.none_left(&broken).map_or(Ok(None), Err);
+            return self.none_left(&broken).map_or(Ok(false), Err);
         }
-        match self.dataset.load(index as usize) {
-            Ok(image) => Ok(Some(image)),
-            Err(error) => {
-                let what = match error {
-                    DataError::Image { what, .. } => what,
-                    other => other.to_string(),
-                };
-                let Ok(mut broken) = self.broken.lock() else { return Ok(None) };
-                broken.insert(index, what);
-                self.none_left(&broken).map_or(Ok(None), Err)
-            }
-        }
+        let key = Key { seed: self.options.seed, epoch, index: index as u64 };
+        let out = views.iter_mut().map(|view| &mut view[row.clone()]);
+        let made = self.dataset.read(index as usize).and_then(|stored| self.pipeline.make(&stored, key, self.options.image_size, out));
+        let what = match made {
+            Ok(()) => return Ok(true),
+            Err(DataError::Image { what, .. }) => what,
+            Err(other) => other.to_string(),
+        };
+        let Ok(mut broken) = self.broken.lock() else { return Ok(false) };
+        broken.insert(index, what);
+        self.none_left(&broken).map_or(Ok(false), Err)
     }
 
     /// Where nothing can be read, a search for another image would never end.
@@ -262,11 +240,12 @@ impl Drop for Epoch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::augment::MimAugment;
     use crate::formats::Packed;
 
     fn set(n: usize) -> Dataset {
         let pixels = (0..n * 64).map(|i| (i * 31 % 251) as u8).collect();
-        Dataset::from_grey("set", Packed { width: 8, height: 8, channels: 1, pixels, labels: None }, Vec::new())
+        Dataset::from_packed("set", Packed { width: 8, height: 8, channels: 1, pixels, labels: None }, Vec::new())
     }
 
     fn options(batch_size: usize, workers: usize) -> LoaderOptions {

@@ -23,6 +23,8 @@ pub enum Purpose {
     Probe,
     /// Which tokens are candidates of a loss.
     Candidates,
+    /// Order of the groups that samples are read in.
+    Groups,
 }
 
 impl Purpose {
@@ -35,6 +37,7 @@ impl Purpose {
             Purpose::DropPath => 5,
             Purpose::Probe => 6,
             Purpose::Candidates => 7,
+            Purpose::Groups => 8,
             Purpose::View(view) => 256 + view as u64,
         }
     }
@@ -64,14 +67,18 @@ pub fn below(rng: &mut impl Rng, n: usize) -> usize {
     (rng.next_u64() % n.max(1) as u64) as usize
 }
 
-/// 0..n in random order (Fisher and Yates).
+/// 0..n in random order.
 pub fn permutation(n: usize, seed: u64, purpose: Purpose, epoch: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..n as u32).collect();
-    let mut rng = keyed(seed, purpose, epoch, 0);
-    for i in (1..n).rev() {
-        order.swap(i, below(&mut rng, i + 1));
-    }
+    shuffle(&mut order, &mut keyed(seed, purpose, epoch, 0));
     order
+}
+
+/// Puts all into random order (Fisher and Yates).
+pub fn shuffle<T>(all: &mut [T], rng: &mut impl Rng) {
+    for i in (1..all.len()).rev() {
+        all.swap(i, below(rng, i + 1));
+    }
 }
 
 #[cfg(test)]

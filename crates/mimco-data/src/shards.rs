@@ -1,159 +1,120 @@
-//! Archives of images: WebDataset's shards, tar archives in which `KEY.jpg` and `KEY.cls` are one sample, and zip archives. An archive is read once
-//! for where its images lie; then each is read there, in any order, as a file would be.
+//! Shards: WebDataset's tar archives, in which `KEY.jpg` and `KEY.cls` are one sample, and zip archives. An archive is looked through once for where
+//! its images lie; then each is read there, in any order, as a file would be. Of archives far away neighbours are fetched together and kept.
 
 use crate::DataError;
+use crate::archives::{Contents, Member, look_into};
+use crate::cache::Cache;
+use crate::place::Place;
 use flate2::read::DeflateDecoder;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Shards that one name may stand for.
 const MOST: usize = 1_000_000;
 
-/// A byte of deflated data never becomes more.
-const MOST_INFLATED: u64 = 1032;
+/// Archives that are looked through at once.
+const READERS: usize = 8;
 
-/// Where an image lies.
-pub(crate) struct Member {
-    /// Which shard.
-    shard: usize,
-    /// Its first byte there.
-    start: u64,
-    /// Its bytes there.
-    length: u64,
-    /// Its bytes as a file, where a zip archive has it deflated.
-    inflated: Option<u64>,
-}
+/// Bytes that are fetched together from far away.
+const NEIGHBOURS: u64 = 8 << 20;
 
 /// The images of some shards.
-#[derive(Default)]
 pub(crate) struct Shards {
-    paths: Vec<PathBuf>,
-    pub members: Vec<Member>,
-    /// `SHARD/NAME` of each.
-    pub names: Vec<String>,
-    /// What its `.cls` holds; where all have one, they are labels.
-    pub classes: Vec<Option<u32>>,
+    place: Place,
+    shards: Vec<Shard>,
+    len: usize,
+    /// The first image of each group of neighbours; none where each image is read for itself.
+    groups: Vec<u32>,
+    pub cache: Cache<Vec<u8>>,
 }
 
-/// The archives that a path names: one, `name-{000000..000127}.tar`, or the tar archives of a folder.
+struct Shard {
+    path: PathBuf,
+    /// The first image's number in the set.
+    first: usize,
+    contents: Contents,
+}
+
+/// The archives that a path or URL names, and the folder that they lie in: one, or `name-{000000..000127}.tar`.
 ///
 /// # Errors
 /// A range that is none, an archive that is packed.
-pub(crate) fn named(path: &Path) -> Result<Option<Vec<PathBuf>>, DataError> {
+pub(crate) fn named(path: &Path) -> Result<Option<(PathBuf, Vec<PathBuf>)>, DataError> {
     let text = path.to_string_lossy();
-    if text.ends_with(".tar.gz") || text.ends_with(".tgz") {
+    let ends_in = |endings: &[&str]| endings.iter().any(|ending| text.to_lowercase().ends_with(ending));
+    if ends_in(&[".tar.gz", ".tgz"]) {
         return Err(DataError::path(path, "is packed, and its images cannot be read where they lie; unpack it with gunzip first"));
     }
-    if path.is_dir() {
-        let entries = std::fs::read_dir(path).map_err(|e| DataError::path(path, format!("cannot be read: {e}")))?;
-        let mut tars: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is_tar(path)).collect();
-        tars.sort_unstable();
-        return Ok((!tars.is_empty()).then_some(tars));
-    }
-    if text.to_lowercase().ends_with(".zip") {
-        return Ok(Some(vec![path.to_path_buf()]));
-    }
-    if !text.ends_with(".tar") {
+    if !ends_in(&[".tar", ".zip", ".parquet"]) {
         return Ok(None);
     }
-    let Some((begin, rest)) = text.split_once('{').filter(|_| !path.exists()) else { return Ok(Some(vec![path.to_path_buf()])) };
+    let range = text.split_once('{').filter(|_| !path.exists());
+    let begin = range.map_or(&*text, |(begin, _)| begin);
+    let split = begin.rfind('/').map_or(0, |slash| slash + 1);
+    let (folder, name) = text.split_at(split);
+    let Some((begin, rest)) = name.split_once('{').filter(|_| range.is_some()) else {
+        return Ok(Some((folder.into(), vec![name.into()])));
+    };
     let range = rest.split_once('}').and_then(|(range, end)| Some((range.split_once("..")?, end)));
     let numbers = range.and_then(|((from, to), end)| Some((from.parse::<usize>().ok()?, to.parse::<usize>().ok()?, from.len(), end)));
     match numbers {
         Some((from, to, digits, end)) if from <= to && to - from < MOST => {
-            Ok(Some((from..=to).map(|n| PathBuf::from(format!("{begin}{n:0digits$}{end}"))).collect()))
+            Ok(Some((folder.into(), (from..=to).map(|n| PathBuf::from(format!("{begin}{n:0digits$}{end}"))).collect())))
         }
         _ => Err(DataError::path(path, "names no range of shards; write it as name-{000000..000127}.tar")),
     }
 }
 
-fn is_tar(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("tar")) && path.is_file()
-}
-
 impl Shards {
-    /// Looks where the images of some archives lie; `is_image` by a member's name.
+    /// Looks where the images of some archives lie, and with `labelled` what their classes are; several archives at once.
     ///
     /// # Errors
     /// An archive that is missing, cut short or none.
-    pub fn open(paths: Vec<PathBuf>, is_image: impl Fn(&Path) -> bool) -> Result<Shards, DataError> {
-        let mut shards = Shards::default();
-        for (shard, path) in paths.iter().enumerate() {
-            let zipped = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("zip"));
-            let looked = if zipped { shards.look_into_zip(shard, path, &is_image) } else { shards.look_into_tar(shard, path, &is_image) };
-            looked.map_err(|e| DataError::path(path, e))?;
+    pub fn open(place: Place, paths: Vec<PathBuf>, labelled: bool) -> Result<Shards, DataError> {
+        let (next, found) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..READERS.min(paths.len()) {
+                scope.spawn(|| {
+                    while let Some((which, path)) = paths.iter().enumerate().nth(next.fetch_add(1, Ordering::Relaxed)) {
+                        let contents = look_into(&place, path, labelled);
+                        if let Ok(mut found) = found.lock() {
+                            found.push((which, contents));
+                        }
+                    }
+                });
+            }
+        });
+        let mut found = found.into_inner().unwrap_or_default();
+        found.sort_unstable_by_key(|(which, _)| *which);
+        let (mut shards, mut len) = (Vec::new(), 0);
+        for ((_, contents), path) in found.into_iter().zip(paths) {
+            let contents = contents.map_err(|e| DataError::path(place.full(&path), e))?;
+            let first = len;
+            len += contents.members.len();
+            shards.push(Shard { path, first, contents });
         }
-        shards.paths = paths;
-        Ok(shards)
+        let groups = if place.is_far() { neighbours(&shards) } else { Vec::new() };
+        Ok(Shards { place, shards, len, groups, cache: Cache::default() })
     }
 
-    fn look_into_tar(&mut self, shard: usize, path: &Path, is_image: impl Fn(&Path) -> bool) -> Result<(), String> {
-        let file = File::open(path).map_err(|e| format!("cannot be read: {e}; check the path"))?;
-        let whole = file.metadata().map_err(|e| format!("cannot be read: {e}"))?.len();
-        let mut archive = tar::Archive::new(file);
-        let damaged = |e: std::io::Error| format!("is not a whole tar archive ({e}); fetch or make it again");
-        let shard_name = path.file_name().unwrap_or_default().to_string_lossy();
-        let first = self.members.len();
-        let mut keys = Vec::new();
-        let mut classes = HashMap::new();
-        for entry in archive.entries_with_seek().map_err(damaged)? {
-            let mut entry = entry.map_err(damaged)?;
-            let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-            let (start, length) = (entry.raw_file_position(), entry.size());
-            if start.checked_add(length).is_none_or(|end| end > whole) {
-                return Err(format!("is not a whole tar archive (it ends within {}); fetch or make it again", name.escape_debug()));
-            }
-            let hidden = name.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
-            if !entry.header().entry_type().is_file() || hidden {
-                continue;
-            }
-            if is_image(Path::new(&name)) {
-                keys.push(key(&name).to_string());
-                self.names.push(format!("{shard_name}/{name}"));
-                self.members.push(Member { shard, start, length, inflated: None });
-            } else if name.ends_with(".cls") && length <= 32 {
-                let mut text = String::new();
-                entry.read_to_string(&mut text).map_err(damaged)?;
-                classes.extend(text.trim().parse::<u32>().ok().map(|class| (key(&name).to_string(), class)));
-            }
-        }
-        debug_assert_eq!(first + keys.len(), self.members.len());
-        self.classes.extend(keys.iter().map(|key| classes.get(key).copied()));
-        Ok(())
+    pub fn len(&self) -> usize {
+        self.len
     }
 
-    /// A zip archive's directory is read; what it says is checked against the file.
-    fn look_into_zip(&mut self, shard: usize, path: &Path, is_image: impl Fn(&Path) -> bool) -> Result<(), String> {
-        let file = File::open(path).map_err(|e| format!("cannot be read: {e}; check the path"))?;
-        let whole = file.metadata().map_err(|e| format!("cannot be read: {e}"))?.len();
-        let damaged = |e: zip::result::ZipError| format!("is not a whole zip archive ({e}); fetch or make it again");
-        let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(damaged)?;
-        let archive_name = path.file_name().unwrap_or_default().to_string_lossy();
-        for index in 0..archive.len() {
-            let entry = archive.by_index_raw(index).map_err(damaged)?;
-            let name = entry.name().map_err(damaged)?.into_owned();
-            let hidden = name.rsplit('/').next().is_some_and(|name| name.starts_with('.'));
-            if !entry.is_file() || hidden || !is_image(Path::new(&name)) {
-                continue;
-            }
-            let (start, length) = (entry.data_start().unwrap_or(u64::MAX), entry.compressed_size());
-            let inflated = match entry.compression() {
-                _ if entry.encrypted() => return Err("is encrypted; unpack it to a folder".into()),
-                zip::CompressionMethod::Stored => None,
-                zip::CompressionMethod::Deflated => Some(entry.size()),
-                other => return Err(format!("is packed by {other}; pack it by deflate, or not at all")),
-            };
-            let inside = start.checked_add(length).is_some_and(|end| end <= whole);
-            if !inside || inflated.is_some_and(|size| size / MOST_INFLATED > length) {
-                return Err(format!("is not a whole zip archive ({} is not in it); fetch or make it again", name.escape_debug()));
-            }
-            self.names.push(format!("{archive_name}/{name}"));
-            self.members.push(Member { shard, start, length, inflated });
-            self.classes.push(None);
-        }
-        Ok(())
+    /// The shard of an image and its place in it.
+    fn find(&self, index: usize) -> (&Shard, usize) {
+        let shard = &self.shards[self.shards.partition_point(|shard| shard.first <= index) - 1];
+        (shard, index - shard.first)
+    }
+
+    /// `SHARD/NAME` of an image.
+    pub fn name(&self, index: usize) -> String {
+        let (shard, at) = self.find(index);
+        let name = String::from_utf8_lossy(shard.contents.names.get(at));
+        format!("{}/{name}", shard.path.file_name().unwrap_or_default().to_string_lossy())
     }
 
     /// Labels by the samples' `.cls`, else by the first folder of their names, and what the classes are called.
@@ -161,12 +122,15 @@ impl Shards {
     /// # Errors
     /// An image with neither.
     pub fn labels(&self, path: &Path) -> Result<(Vec<u32>, Vec<String>), DataError> {
-        let numbers: Option<Vec<u32>> = self.classes.iter().copied().collect();
-        // The first part of a name is its shard.
-        let folder = |name: &String| name.split('/').nth(1).filter(|_| name.split('/').count() > 2).map(str::to_string);
+        let all = || self.shards.iter().map(|shard| &shard.contents);
+        let numbers: Option<Vec<u32>> = all().flat_map(|contents| &contents.classes).copied().collect();
+        let folder = |name: &[u8]| {
+            let name = String::from_utf8_lossy(name);
+            name.split_once('/').map(|(folder, _)| folder.to_string())
+        };
         let own: Option<Vec<String>> = match &numbers {
             Some(numbers) => Some(numbers.iter().map(u32::to_string).collect()),
-            None => self.names.iter().map(folder).collect(),
+            None => all().flat_map(|contents| contents.names.iter()).map(folder).collect(),
         };
         let own = own.ok_or_else(|| {
             DataError::path(path, "has images without labels: a class is a member KEY.cls beside KEY.jpg, or the first folder of a name")
@@ -182,35 +146,70 @@ impl Shards {
         Ok((labels, classes))
     }
 
-    /// The shard of an image.
-    pub fn path(&self, index: usize) -> &Path {
-        &self.paths[self.members[index].shard]
-    }
-
     /// An image's bytes.
     ///
     /// # Errors
     /// A shard that is gone or has become shorter.
-    pub fn read(&self, index: usize) -> std::io::Result<Vec<u8>> {
-        let Member { shard, start, length, inflated } = self.members[index];
-        let mut file = File::open(&self.paths[shard])?;
-        file.seek(SeekFrom::Start(start))?;
-        let (mut bytes, mut stored) = (Vec::new(), file.take(length));
-        match inflated {
-            None => stored.read_to_end(&mut bytes)?,
-            Some(size) => DeflateDecoder::new(stored).take(size).read_to_end(&mut bytes)?,
+    pub fn read(&self, index: usize) -> io::Result<Vec<u8>> {
+        let (shard, at) = self.find(index);
+        let member = shard.contents.members[at];
+        let range = member.start..member.start + u64::from(member.length);
+        let stored = match self.group(index) {
+            None => self.place.read(&shard.path, Some(range))?,
+            Some(group) => {
+                let begin = self.groups[group as usize] as usize;
+                let end = self.groups.get(group as usize + 1).map_or(self.len, |&end| end as usize);
+                let (from, to) = span(&shard.contents.members[begin - shard.first..end - shard.first]);
+                let fetch = || self.place.read(&shard.path, Some(from..to)).map(|bytes| (bytes, (to - from) as usize));
+                let together = self.cache.get(group, fetch)?;
+                let part = (range.start - from) as usize..(range.end - from) as usize;
+                together.get(part).ok_or(io::ErrorKind::UnexpectedEof)?.to_vec()
+            }
         };
-        if bytes.len() as u64 != inflated.unwrap_or(length) {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        if member.inflated == Member::STORED {
+            return Ok(stored);
         }
-        Ok(bytes)
+        let mut bytes = Vec::new();
+        DeflateDecoder::new(&stored[..]).take(u64::from(member.inflated)).read_to_end(&mut bytes)?;
+        if bytes.len() == member.inflated as usize { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    }
+
+    /// Which images an image is fetched with.
+    pub fn group(&self, index: usize) -> Option<u32> {
+        Some(self.groups.partition_point(|&first| first as usize <= index) as u32).filter(|&group| group > 0).map(|group| group - 1)
+    }
+
+    /// Bytes of a group.
+    pub fn group_bytes(&self, group: u32) -> u64 {
+        let begin = self.groups[group as usize] as usize;
+        let (shard, at) = self.find(begin);
+        let count = self.groups.get(group as usize + 1).map_or(self.len, |&end| end as usize) - begin;
+        let (from, to) = span(&shard.contents.members[at..at + count]);
+        to - from
     }
 }
 
-/// What the members of a sample share: the name up to the first dot behind the folders.
-fn key(name: &str) -> &str {
-    let file = name.rfind('/').map_or(0, |slash| slash + 1);
-    name[file..].find('.').map_or(name, |dot| &name[..file + dot])
+/// The first image of each run of neighbours in a shard that are fetched together.
+fn neighbours(shards: &[Shard]) -> Vec<u32> {
+    let mut groups = Vec::new();
+    for shard in shards {
+        let members = &shard.contents.members;
+        let mut begin = 0;
+        for at in 0..members.len() {
+            let (from, to) = span(&members[begin..=at]);
+            if at == 0 || to - from > NEIGHBOURS {
+                begin = at;
+                groups.push((shard.first + at) as u32);
+            }
+        }
+    }
+    groups
+}
+
+/// From the first to the last byte of some members.
+fn span(members: &[Member]) -> (u64, u64) {
+    let end = |member: &Member| member.start + u64::from(member.length);
+    (members.iter().map(|m| m.start).min().unwrap_or(0), members.iter().map(end).max().unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -218,7 +217,8 @@ mod tests {
     use super::*;
     use crate::Dataset;
     use crate::augment::MimAugment;
-    use crate::loader::{Loader, LoaderOptions, Pipeline};
+    use crate::loader::{Loader, LoaderOptions};
+    use crate::pipeline::Pipeline;
 
     fn png(grey: u8) -> Vec<u8> {
         crate::Rgb { width: 2, height: 2, pixels: vec![grey; 12] }.to_png().unwrap()

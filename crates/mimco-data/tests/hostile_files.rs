@@ -4,7 +4,8 @@ use image::{DynamicImage, ImageFormat, RgbImage};
 use mimco_data::augment::MimAugment;
 use mimco_data::check::check;
 use mimco_data::decode::{MAX_PIXELS, decode};
-use mimco_data::loader::{Loader, LoaderOptions, Pipeline};
+use mimco_data::loader::{Loader, LoaderOptions};
+use mimco_data::pipeline::Pipeline;
 use mimco_data::{DataError, Dataset};
 use std::io::Cursor;
 

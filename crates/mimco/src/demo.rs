@@ -105,7 +105,7 @@ fn unpack(gz: &[u8], name: &str) -> Result<Dataset, Error> {
     let (images, labels) = bytes.split_at_checked(16 + count * PIXELS).ok_or_else(|| wrong("cut short".into()))?;
     let mut packed: Packed = parse_idx_images(images).map_err(wrong)?;
     packed.labels = Some(parse_idx_labels(labels).map_err(wrong)?);
-    Ok(Dataset::from_grey(name, packed, CLASSES.map(String::from).to_vec()))
+    Ok(Dataset::from_packed(name, packed, CLASSES.map(String::from).to_vec()))
 }
 
 /// A caption and a PNG file.

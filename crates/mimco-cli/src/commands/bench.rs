@@ -6,6 +6,7 @@ use mimco::bench::{data, products, step};
 use mimco::models::arch::Arch;
 use mimco::settings::{Config, MethodName, MocoV3, Precision};
 use mimco_data::Dataset;
+use mimco_data::pipeline::Pipeline;
 use mimco_engine::cpu::threads::threads;
 
 pub fn run(args: Bench) -> anyhow::Result<Done> {
@@ -77,8 +78,8 @@ fn time_data(args: BenchData) -> anyhow::Result<Done> {
     let dataset = Dataset::heap(&args.data).map_err(mimco::Error::from)?;
     let config = |method| Config::defaults(method);
     let (views, name) = match args.pipeline {
-        args::Pipeline::Mim => (data::Views::Mim(config(MethodName::Mimco).mim_augment()), "mim"),
-        args::Pipeline::Moco => (data::Views::Moco(config(MethodName::MocoV3).moco_augment(&MocoV3::default())), "moco"),
+        args::Pipeline::Mim => (Pipeline::Mim(config(MethodName::Mimco).mim_augment()), "mim"),
+        args::Pipeline::Moco => (Pipeline::MocoV3(config(MethodName::MocoV3).moco_augment(&MocoV3::default())), "moco"),
     };
     let rate = data::time(&dataset, &views, threads(), args.seconds)?;
     if args.json {

@@ -20,7 +20,7 @@ pub fn run(args: Pretrain) -> anyhow::Result<Done> {
     let (Some(data), Some(out)) = (args.data, args.out) else { return Err(anyhow!("--data and --out are needed")) };
     args.common.announce();
     let interrupted = signals::interrupted()?;
-    let images = open_images(&data, args.val.as_deref(), plan.main.data.max_pixels)?;
+    let images = open_images(&data, args.val.as_deref(), &out, &plan.main.data)?;
     let run = Run { plan, teacher: args.teacher, init: args.init, out: out.clone(), overwrite: args.overwrite, interrupted };
     let stages = match pretrain(&run, &images)? {
         Outcome::Interrupted => return Ok(Done::Interrupted),

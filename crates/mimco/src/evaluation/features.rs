@@ -2,7 +2,8 @@
 
 use crate::Error;
 use crate::models::vit::{Forward, Vit};
-use mimco_data::loader::{Loader, LoaderOptions, Pipeline};
+use mimco_data::loader::{Loader, LoaderOptions};
+use mimco_data::pipeline::Pipeline;
 use mimco_data::{DataError, Dataset};
 use mimco_engine::cpu::threads::threads;
 use mimco_engine::{Parameters, Tape, Tensor};
@@ -203,7 +204,7 @@ mod tests {
     fn set(n: usize, channels: usize) -> Dataset {
         let pixels = (0..n * 400 * channels).map(|i| (i * i % 7919 * 31 % 251) as u8).collect();
         let labels = Some((0..n as u32).map(|i| i % 3).collect());
-        Dataset::from_grey("set", Packed { width: 20, height: 20, channels, pixels, labels }, vec!["c".into(); 3])
+        Dataset::from_packed("set", Packed { width: 20, height: 20, channels, pixels, labels }, vec!["c".into(); 3])
     }
 
     #[test]

@@ -7,7 +7,8 @@ mod queue;
 
 use crate::Error;
 use crate::models::vit::Vit;
-use mimco_data::loader::{Batch, Pipeline};
+use mimco_data::loader::Batch;
+use mimco_data::pipeline::Pipeline;
 use mimco_engine::Parameters;
 use std::collections::BTreeMap;
 

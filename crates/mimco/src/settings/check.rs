@@ -45,6 +45,7 @@ impl Config {
             ),
             ((0.0..=1.0).contains(&self.data.max_broken), format!("data.max_broken={}: a share from 0 to 1", self.data.max_broken)),
             (self.data.workers.set() != Some(0), "data.workers=0: at least 1, or auto".into()),
+            (self.data.window_mib > 0, "data.window_mib=0: at least 1".into()),
             (
                 0.0 < low && low <= high && high <= 1.0,
                 format!("augment.crop_scale=[{low}, {high}]: two rising shares above 0 and at most 1"),

@@ -89,6 +89,8 @@ pub struct Data {
     pub max_broken: f64,
     /// Images of more pixels are refused.
     pub max_pixels: u64,
+    /// MiB of images among which an epoch's order mixes, where they are read in groups (parquet, shards in object stores).
+    pub window_mib: u64,
 }
 
 /// Crops and flips.
@@ -179,6 +181,7 @@ impl Config {
                 workers: Auto::Auto,
                 max_broken: 0.01,
                 max_pixels: mimco_data::decode::MAX_PIXELS,
+                window_mib: mimco_data::source::WINDOW >> 20,
             },
             augment: Augment { crop_scale: if moco { (0.08, 1.0) } else { (0.67, 1.0) }, flip: 0.5 },
             train: Train {

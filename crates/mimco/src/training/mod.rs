@@ -12,7 +12,7 @@ pub mod watch;
 use crate::Error;
 use crate::interop::backbone::{self, BackboneOverrides};
 use crate::methods::mimco::{Backbone, check_teacher};
-use crate::settings::{Config, Plan};
+use crate::settings::{Config, Data, Plan};
 use mimco_data::Dataset;
 pub use run_folder::RunFolder;
 use serde::Serialize;
@@ -97,6 +97,9 @@ pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
     }
     // The main folder is held from the beginning, so that no other run comes between the stages.
     let folders = stages.iter().rev().map(|(_, out)| RunFolder::open(out)).collect::<Result<Vec<_>, Error>>()?;
+    if let Err(error) = images.train.keep_index(&RunFolder::index(&run.out)) {
+        tracing::warn!("{error}; the images will be looked for anew if the run is resumed");
+    }
     if let Some(said) = fit_batch(&run.plan.main, images.train.len()).1 {
         tracing::info!("{said}");
     }
@@ -153,24 +156,27 @@ fn check_inputs_stay(run: &Run) -> Result<(), Error> {
     }
 }
 
-/// Finds the images of a request. Labels are used only with `val`, or where `data` has `train/` and `val/` or `validation/` class folders.
+/// Finds the images of a request. Labels are used only with `val`, or where `data` has `train/` and `val/` or `validation/` class folders. `out` is
+/// the run folder: an index there, of an earlier sitting, tells where many images lie.
 ///
 /// # Errors
 /// What is not there, holds no image, or holds one alone.
-pub fn open_images(data: &Path, val: Option<&Path>, max_pixels: u64) -> Result<Images, Error> {
+pub fn open_images(data: &Path, val: Option<&Path>, out: &Path, settings: &Data) -> Result<Images, Error> {
+    let index = RunFolder::index(out);
     let images = match val {
         Some(val) => {
-            let train = Dataset::labelled(data)?;
+            let train = Dataset::open(data, true, Some(&index))?;
             let val = Dataset::labelled(val)?.with_classes(train.classes())?;
             Images { train, val: Some(val) }
         }
-        None => match Dataset::splits(data)? {
+        None => match Dataset::splits(data, Some(&index))? {
             Some((train, val)) => Images { train, val: Some(val) },
-            None => Images { train: Dataset::heap(data)?, val: None },
+            None => Images { train: Dataset::open(data, false, Some(&index))?, val: None },
         },
     };
     if images.train.len() < 2 {
         return Err(Error::Training(format!("{} holds one image; two are the least to train on, thousands are better", data.display())));
     }
-    Ok(Images { train: images.train.with_max_pixels(max_pixels), val: images.val.map(|val| val.with_max_pixels(max_pixels)) })
+    let limited = |set: Dataset| set.with_max_pixels(settings.max_pixels).with_window(settings.window_mib.saturating_mul(1 << 20));
+    Ok(Images { train: limited(images.train), val: images.val.map(limited) })
 }

@@ -13,9 +13,11 @@ const CHECKPOINTS: &str = "checkpoints";
 const EXPORT: &str = "export";
 const LOG: &str = "train.log";
 const TEACHER: &str = "teacher";
+const INDEX: &str = "images.index";
 /// The files that a run may have written. `--overwrite` removes these and nothing else, what tells a run apart last, so that an interrupted
 /// removal can be taken up again.
-const OURS: [&str; 11] = [
+const OURS: [&str; 12] = [
+    INDEX,
     "checkpoints/last.safetensors",
     "checkpoints/best.safetensors",
     "export/backbone.safetensors",
@@ -149,6 +151,11 @@ impl RunFolder {
     /// The exported backbone.
     pub fn backbone(&self) -> PathBuf {
         self.export().join("backbone.safetensors")
+    }
+
+    /// Where the training images lie, if they are many; of a run in `path`.
+    pub fn index(path: &Path) -> PathBuf {
+        path.join(INDEX)
     }
 
     /// `report.html`
