@@ -18,6 +18,12 @@ pub enum Done {
 }
 
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        // A decoder's, on an image that is broken, is told as that image's error.
+        if !mimco_data::is_guarded() {
+            eprintln!("error: mimco failed within: {panic}; please report this");
+        }
+    }));
     let cli = Cli::parse();
     output::install_log();
     mimco_engine::cpu::threads::set_threads(cli.threads());

@@ -1,6 +1,6 @@
 //! Colour operations on a view's planes, each as PIL and torchvision compute it, in loops over whole planes that compile to vectors.
 
-use crate::planes::{Planes, byte, wide};
+use crate::planes::{Planes, byte, whole, wide};
 
 /// Luminance as PIL's conversion to "L" has it (ITU-R 601-2, 16-bit fixed point). All sums are whole and below 2^24, so f32 has them exactly.
 #[inline(always)]
@@ -10,7 +10,7 @@ fn luminance(r: u8, g: u8, b: u8) -> u8 {
 
 /// from + factor (to - from), cut to 0..255.
 #[inline(always)]
-fn blend(from: f32, to: u8, factor: f32) -> u8 {
+pub fn blend(from: f32, to: u8, factor: f32) -> u8 {
     byte(from + factor * (to as f32 - from))
 }
 
@@ -98,15 +98,6 @@ fn turned(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
 #[inline(always)]
 fn rounded(x: f32) -> u8 {
     byte(x + 0.5)
-}
-
-/// A number's whole part, cut to 0..255.
-#[inline(always)]
-#[allow(clippy::manual_clamp, reason = "clamp keeps NaN")]
-fn whole(x: f64) -> i32 {
-    let cut = x.max(0.0).min(255.0);
-    // SAFETY: neither infinite nor NaN, and small.
-    unsafe { cut.to_int_unchecked() }
 }
 
 /// The value of a sixth of the circle, whose end is its beginning.

@@ -21,6 +21,14 @@ pub enum DataError {
         /// What is wrong with it.
         what: String,
     },
+    /// Arguments that do not fit what is there.
+    #[error("{}: {what}", path.display())]
+    Misuse {
+        /// Where.
+        path: PathBuf,
+        /// What does not fit and what to do.
+        what: String,
+    },
     /// Too many images of a set cannot be read.
     #[error("{0}")]
     Broken(String),

@@ -2,6 +2,7 @@
 //!
 //! What an image becomes is a function of (seed, epoch, index) alone, whatever the number of workers.
 
+mod affine;
 mod archives;
 pub mod augment;
 mod blur;
@@ -9,12 +10,16 @@ mod cache;
 pub mod check;
 mod colour;
 pub mod decode;
+mod draws;
+pub mod erasing;
 mod error;
 mod folders;
 pub mod formats;
+mod guard;
 mod index;
 mod jpeg;
 pub mod loader;
+pub mod mix;
 #[cfg(feature = "object-store")]
 mod object_stores;
 mod opening;
@@ -27,6 +32,9 @@ mod pil_parity;
 pub mod pipeline;
 mod place;
 mod planes;
+pub mod rand_augment;
+#[cfg(test)]
+mod rand_augment_parity;
 pub mod random;
 mod remote;
 #[cfg(all(test, feature = "object-store"))]
@@ -34,9 +42,13 @@ mod remote_tests;
 mod resize;
 mod shards;
 pub mod source;
+mod tones;
 pub mod transform;
 mod tree;
 
 pub use decode::Rgb;
 pub use error::DataError;
+pub use guard::is_guarded;
+pub use planes::Planes;
+pub use resize::Filter;
 pub use source::Dataset;

@@ -186,7 +186,7 @@ impl Shared {
         }
         let key = Key { seed: self.options.seed, epoch, index: index as u64 };
         let out = views.iter_mut().map(|view| &mut view[row.clone()]);
-        let made = self.dataset.read(index as usize).and_then(|stored| self.pipeline.make(&stored, key, self.options.image_size, out));
+        let made = self.dataset.read(index as usize).and_then(|encoded| self.pipeline.make(&encoded, key, self.options.image_size, out));
         let what = match made {
             Ok(()) => return Ok(true),
             Err(DataError::Image { what, .. }) => what,

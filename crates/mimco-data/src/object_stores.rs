@@ -18,7 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 use url::{Position, Url};
 
 /// For how long a request that failed is made again. Tests have no time to wait for a server that is not there.
-const RETRIES: Duration = if cfg!(test) { Duration::from_millis(600) } else { Duration::from_secs(30) };
+const RETRIES: Duration = if cfg!(test) { Duration::from_secs(1) } else { Duration::from_secs(30) };
 
 /// For how long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff, .tar and .zip archives, .parquet, CIFAR .bin and IDX files";
+const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm .pnm, .tar and .zip archives, .parquet, CIFAR .bin and IDX files";
 
 impl Dataset {
     /// Images without labels: a folder at any depth, a list of files (`.txt`, one a line, relative to the list), shards (`name-{000..127}.tar`, or
@@ -89,7 +89,7 @@ impl Dataset {
 }
 
 fn no_images(path: &Path) -> DataError {
-    DataError::path(path, format!("holds no images ({LOOKED_FOR}); give a path that does"))
+    DataError::path(path, format!("holds no images ({LOOKED_FOR}); give a folder that does"))
 }
 
 fn open_files(place: Place, tree: Tree) -> Dataset {

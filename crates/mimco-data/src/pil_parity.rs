@@ -7,14 +7,14 @@ use crate::resize::{Crop, Filter, crop_and_resize};
 use crate::transform::evaluation_view;
 use crate::{Rgb, colour};
 
-fn picture(name: &str) -> Rgb {
+pub fn picture(name: &str) -> Rgb {
     let path = format!("{}/tests/fixtures/parity/{name}.png", env!("CARGO_MANIFEST_DIR"));
     let image = image::open(path).unwrap().into_rgb8();
     Rgb { width: image.width(), height: image.height(), pixels: image.into_raw() }
 }
 
 /// Largest difference of two pictures, in 1/255, `border` pixels at each side left out.
-fn difference(a: &Rgb, b: &Rgb, border: u32) -> u8 {
+pub fn difference(a: &Rgb, b: &Rgb, border: u32) -> u8 {
     assert_eq!((a.width, a.height), (b.width, b.height));
     let inside = |i: usize| {
         let (x, y) = ((i / 3) as u32 % a.width, (i / 3) as u32 / a.width);

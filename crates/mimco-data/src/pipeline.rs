@@ -3,7 +3,7 @@
 use crate::augment::{MimAugment, MocoAugment};
 use crate::decode::{Need, reduced};
 use crate::random::{Purpose, keyed};
-use crate::source::Stored;
+use crate::source::Encoded;
 use crate::transform::evaluation_view;
 use crate::{DataError, augment::random_crop};
 
@@ -39,23 +39,23 @@ impl Pipeline {
     ///
     /// # Errors
     /// An image that cannot be decoded.
-    pub fn make<'a>(&self, stored: &Stored, key: Key, size: u32, out: impl IntoIterator<Item = &'a mut [f32]>) -> Result<(), DataError> {
+    pub fn make<'a>(&self, encoded: &Encoded, key: Key, size: u32, out: impl IntoIterator<Item = &'a mut [f32]>) -> Result<(), DataError> {
         let crop_scale = match self {
             Pipeline::MocoV3(augment) => augment.crop_scale,
             Pipeline::Mim(augment) => augment.crop_scale,
             Pipeline::Evaluation => {
-                let image = stored.decode()?;
+                let image = encoded.decode()?;
                 out.into_iter().for_each(|out| evaluation_view(&image, size, out));
                 return Ok(());
             }
         };
-        let (width, height) = stored.size()?;
+        let (width, height) = encoded.size()?;
         let draw = |which| {
             let mut rng = keyed(key.seed, Purpose::View(which as u8), key.epoch, key.index);
             (random_crop(width, height, crop_scale, &mut rng), rng)
         };
         let (crops, rngs): (Vec<_>, Vec<_>) = (0..self.views()).map(draw).unzip();
-        let (image, factor) = stored.decode_part(&Need::of((width, height), &crops, size))?;
+        let (image, factor) = encoded.decode_part(&Need::of((width, height), &crops, size))?;
         for (which, ((crop, mut rng), out)) in crops.into_iter().zip(rngs).zip(out).enumerate() {
             let crop = reduced(crop, factor);
             match self {

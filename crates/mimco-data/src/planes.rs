@@ -26,6 +26,11 @@ impl Planes {
         planes
     }
 
+    /// Pixels down.
+    pub fn height(&self) -> usize {
+        self.pixels.len() / 3 / self.width.max(1)
+    }
+
     /// Red, green and blue.
     #[inline(always)]
     pub fn channels(&mut self) -> [&mut [u8]; 3] {
@@ -59,6 +64,15 @@ pub fn byte(x: f32) -> u8 {
     let cut = x.max(0.0).min(255.0);
     // SAFETY: neither infinite nor NaN, and a byte's.
     unsafe { cut.to_int_unchecked::<i32>() as u8 }
+}
+
+/// As `byte`, of a number of 64 bits.
+#[inline(always)]
+#[allow(clippy::manual_clamp, reason = "clamp keeps NaN")]
+pub fn whole(x: f64) -> i32 {
+    let cut = x.max(0.0).min(255.0);
+    // SAFETY: neither infinite nor NaN, and small.
+    unsafe { cut.to_int_unchecked() }
 }
 
 /// Runs `work` compiled for the widest vectors that the machine has; it must be `#[inline(always)]`, and so must what it calls. The numbers are the

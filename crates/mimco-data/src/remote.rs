@@ -45,33 +45,35 @@ pub(crate) fn shown(url: &str) -> String {
     format!("{scheme}://{host}{path}").escape_debug().to_string()
 }
 
-/// What a build without object stores has for one: nothing that could be made.
+#[cfg(not(feature = "object-store"))]
+const ABSENT: &str = "this build has no object stores; build with --features object-store";
+
+/// What a build without object stores has for one; none is ever made.
 #[cfg(not(feature = "object-store"))]
 #[derive(Clone)]
-pub(crate) enum Store {}
+pub(crate) struct Store(());
 
 #[cfg(not(feature = "object-store"))]
 impl Store {
     /// # Errors
     /// Always.
     pub(crate) fn open(url: &str) -> Result<Store, crate::DataError> {
-        Err(crate::DataError::path(shown(url), "this build has no object stores; build with --features object-store"))
+        Err(crate::DataError::path(shown(url), ABSENT))
     }
 
     pub(crate) fn list(&self) -> Result<Vec<(String, u64)>, crate::DataError> {
-        match *self {}
+        Err(crate::DataError::path("", ABSENT))
     }
 
     pub(crate) fn size(&self, _key: &str) -> io::Result<u64> {
-        match *self {}
+        Err(io::Error::new(io::ErrorKind::Unsupported, ABSENT))
     }
 
     pub(crate) fn read(&self, _key: &str, _range: Option<std::ops::Range<u64>>) -> io::Result<Vec<u8>> {
-        match *self {}
+        Err(io::Error::new(io::ErrorKind::Unsupported, ABSENT))
     }
 }
 
-#[cfg_attr(not(feature = "object-store"), expect(unreachable_code, unused_variables, reason = "there is no store to call it on"))]
 impl Store {
     /// An object as a file that is read forward: blocks of 4 MiB are fetched as they are asked for, one request each, and what is passed over by
     /// seeking is not.

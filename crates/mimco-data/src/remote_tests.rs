@@ -22,6 +22,9 @@ enum Answer {
     Status(&'static str),
 }
 
+/// By the number of the request, and whether it is for a file's bytes.
+type Answers = fn(usize, bool) -> Answer;
+
 struct Server {
     host: String,
     /// Bytes of files or listings that each request got.
@@ -31,8 +34,8 @@ struct Server {
 type Objects = BTreeMap<&'static str, Vec<u8>>;
 
 impl Server {
-    /// Serves `/bucket/NAME`, with S3's listings in pages of two; `answer` by the number of the request and whether it is for a file's bytes.
-    fn new(objects: Objects, etag: bool, answer: fn(usize, bool) -> Answer) -> Server {
+    /// Serves `/bucket/NAME`, with S3's listings in pages of two.
+    fn new(objects: Objects, etag: bool, answer: Answers) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
         let sent = Arc::<Mutex<Vec<usize>>>::default();
@@ -63,7 +66,7 @@ impl Server {
     }
 }
 
-fn serve(mut stream: TcpStream, objects: &Objects, etag: bool, answer: fn(usize, bool) -> Answer, log: &Mutex<Vec<usize>>) {
+fn serve(mut stream: TcpStream, objects: &Objects, etag: bool, answer: Answers, log: &Mutex<Vec<usize>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
@@ -234,7 +237,7 @@ fn a_reader_is_a_file_at_any_place() {
 #[test]
 fn a_request_that_breaks_off_or_meets_a_busy_server_is_made_again() {
     let bytes = noise(90_000, 5);
-    let fails: fn(usize, bool) -> Answer = |number, bytes| match number % 3 {
+    let fails: Answers = |number, bytes| match number % 3 {
         0 if bytes => Answer::Half,
         1 => Answer::Status("503 Slow Down"),
         _ => Answer::Whole,
@@ -275,7 +278,7 @@ fn failures_have_a_kind_and_one_line_without_secrets() {
     for key in ["../a.bin", "x//y", "a\nb/.."] {
         says(store.read(key, None).unwrap_err(), ErrorKind::InvalidInput, &["is no name"]);
     }
-    let answers: [(fn(usize, bool) -> Answer, ErrorKind, &str); 7] = [
+    let answers: [(Answers, ErrorKind, &str); 7] = [
         (|_, _| Answer::Status("403 Forbidden"), ErrorKind::PermissionDenied, "check AWS_ACCESS_KEY_ID"),
         (|_, _| Answer::Status("401 Unauthorized"), ErrorKind::PermissionDenied, "AWS_SKIP_SIGNATURE=true"),
         (|_, _| Answer::Status("400 Bad Request"), ErrorKind::InvalidInput, "HTTP status 400 Trouble"),
@@ -284,10 +287,13 @@ fn failures_have_a_kind_and_one_line_without_secrets() {
         (|_, _| Answer::Half, ErrorKind::ConnectionReset, "breaks off"),
         (|_, _| Answer::Twice, ErrorKind::InvalidData, "more than it was asked for"),
     ];
-    for (answer, kind, word) in answers {
-        let server = Server::new(objects.clone(), true, answer);
-        says(server.s3("dir", &[]).read("a.bin", Some(0..500)).unwrap_err(), kind, &["s3://bucket/dir/a.bin: ", word]);
-    }
+    std::thread::scope(|scope| {
+        for (answer, kind, word) in answers {
+            let store = Server::new(objects.clone(), true, answer).s3("dir", &[]);
+            let says = &says;
+            scope.spawn(move || says(store.read("a.bin", Some(0..500)).unwrap_err(), kind, &["s3://bucket/dir/a.bin: ", word]));
+        }
+    });
     let forbidden =
         Server::new(objects.clone(), true, |_, _| Answer::Status("403 Forbidden")).s3("dir", &[]).list().err().unwrap().to_string();
     assert!(
@@ -304,14 +310,18 @@ fn failures_have_a_kind_and_one_line_without_secrets() {
 #[test]
 fn a_server_that_is_silent_or_away_is_not_waited_for() {
     let begun = Instant::now();
-    let silent = Server::new([("a.bin", vec![0; 10])].into(), true, |_, _| Answer::Silence);
-    let error = silent.s3("", &[("AWS_READ_TIMEOUT", "200 ms")]).read("a.bin", None).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-    let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // nobody listens any more
-    let store = Store::with(&format!("http://{away}/x"), &[]).unwrap();
-    let error = store.read("a.bin", None).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-    assert!(error.to_string().contains(&format!("http://{away}/x/a.bin: cannot be reached; check the network")), "{error}");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let silent = Server::new([("a.bin", vec![0; 10])].into(), true, |_, _| Answer::Silence);
+            let error = silent.s3("", &[("AWS_READ_TIMEOUT", "100 ms")]).read("a.bin", None).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+        });
+        let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // nobody listens any more
+        let store = Store::with(&format!("http://{away}/x"), &[]).unwrap();
+        let error = store.read("a.bin", None).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert!(error.to_string().contains(&format!("http://{away}/x/a.bin: cannot be reached; check the network")), "{error}");
+    });
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 

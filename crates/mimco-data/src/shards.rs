@@ -21,6 +21,9 @@ const READERS: usize = 8;
 /// Bytes that are fetched together from far away.
 const NEIGHBOURS: u64 = 8 << 20;
 
+/// A list of class names beside shards, in JSON; `.cls` members are numbers in it.
+pub(crate) const CLASSES: &str = "classes.json";
+
 /// The images of some shards.
 pub(crate) struct Shards {
     place: Place,
@@ -117,13 +120,19 @@ impl Shards {
         format!("{}/{name}", shard.path.file_name().unwrap_or_default().to_string_lossy())
     }
 
-    /// Labels by the samples' `.cls`, else by the first folder of their names, and what the classes are called.
+    /// Labels by the samples' `.cls`, named by `classes.json` beside the shards or by their numbers, else by the first folder of their names, and
+    /// what the classes are called.
     ///
     /// # Errors
     /// An image with neither.
     pub fn labels(&self, path: &Path) -> Result<(Vec<u32>, Vec<String>), DataError> {
         let all = || self.shards.iter().map(|shard| &shard.contents);
         let numbers: Option<Vec<u32>> = all().flat_map(|contents| &contents.classes).copied().collect();
+        if let (Some(numbers), Some(names)) = (&numbers, self.class_names())
+            && numbers.iter().all(|&number| (number as usize) < names.len())
+        {
+            return Ok((numbers.clone(), names));
+        }
         let folder = |name: &[u8]| {
             let name = String::from_utf8_lossy(name);
             name.split_once('/').map(|(folder, _)| folder.to_string())
@@ -144,6 +153,16 @@ impl Shards {
         let places: HashMap<&String, u32> = classes.iter().zip(0..).collect();
         let labels = own.iter().map(|class| places[class]).collect();
         Ok((labels, classes))
+    }
+
+    /// The list of class names beside the shards; another file of that name is no list.
+    fn class_names(&self) -> Option<Vec<String>> {
+        let list = self.shards.first()?.path.with_file_name(CLASSES);
+        // Asked for only where it is there: what is not is waited for.
+        if !self.place.is_far() && !self.place.full(&list).exists() {
+            return None;
+        }
+        serde_json::from_slice(&self.place.read(&list, None).ok()?).ok()
     }
 
     /// An image's bytes.

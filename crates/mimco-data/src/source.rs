@@ -171,10 +171,10 @@ impl Dataset {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub fn read(&self, index: usize) -> Result<Stored, DataError> {
+    pub fn read(&self, index: usize) -> Result<Encoded, DataError> {
         match &*self.images {
-            Images::Packed { packed, .. } => Ok(Stored::Pixels(packed.rgb(self.chosen[index] as usize))),
-            _ => Ok(Stored::File { bytes: self.raw(index)?, name: self.name(index), max_pixels: self.max_pixels }),
+            Images::Packed { packed, .. } => Ok(Encoded::Pixels(packed.rgb(self.chosen[index] as usize))),
+            _ => Ok(Encoded::File { bytes: self.raw(index)?, name: self.name(index), max_pixels: self.max_pixels }),
         }
     }
 
@@ -269,7 +269,7 @@ impl Images {
 }
 
 /// An image that was read and is not decoded.
-pub enum Stored {
+pub enum Encoded {
     /// The bytes of a file.
     File {
         /// Its bytes.
@@ -283,15 +283,15 @@ pub enum Stored {
     Pixels(Rgb),
 }
 
-impl Stored {
+impl Encoded {
     /// Width and height, turned as the image says.
     ///
     /// # Errors
     /// What is not an image.
     pub fn size(&self) -> Result<(u32, u32), DataError> {
         match self {
-            Stored::File { bytes, name, .. } => probe(bytes, name),
-            Stored::Pixels(image) => Ok((image.width, image.height)),
+            Encoded::File { bytes, name, .. } => probe(bytes, name),
+            Encoded::Pixels(image) => Ok((image.width, image.height)),
         }
     }
 
@@ -309,8 +309,8 @@ impl Stored {
     /// What cannot be decoded.
     pub fn decode_part(&self, need: &Need) -> Result<(Rgb, u32), DataError> {
         match self {
-            Stored::File { bytes, name, max_pixels } => decode_part(bytes, name, *max_pixels, need),
-            Stored::Pixels(image) => Ok((image.clone(), 1)),
+            Encoded::File { bytes, name, max_pixels } => decode_part(bytes, name, *max_pixels, need),
+            Encoded::Pixels(image) => Ok((image.clone(), 1)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::codec::Codec;
 use super::thrift::{I32, STRUCT, Thrift};
+use crate::guard::guard;
 use crate::place::Place;
 use bytes::Bytes;
 use parquet::basic::{Encoding, Repetition, Type as Kind};
@@ -11,7 +12,6 @@ use parquet::data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Typ
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::schema::types::{ColumnDescriptor, ColumnPath, Type};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -66,8 +66,8 @@ impl Chunk {
     fn values<T: DataType>(&self, place: &Place, path: &Path, rows: usize) -> io::Result<Vec<Option<T::T>>> {
         let bytes = self.read(place, path)?;
         // The crate may panic on hostile bytes, which must not end a training.
-        let decoded = catch_unwind(AssertUnwindSafe(|| self.decode::<T>(bytes, rows)));
-        let values = decoded.unwrap_or_else(|_| Err(ParquetError::General("the decoder gave up on it".into())));
+        let decoded = guard(|| self.decode::<T>(bytes, rows));
+        let values = decoded.unwrap_or_else(|| Err(ParquetError::General("the decoder gave up on it".into())));
         values.map_err(|e| {
             let what = if let ParquetError::General(what) = e { what } else { e.to_string() };
             io::Error::new(io::ErrorKind::InvalidData, format!("its row group does not decode: {what}"))

@@ -41,9 +41,9 @@ pub fn time(dataset: &Dataset, pipeline: &Pipeline, threads: usize, seconds: f64
 fn make(dataset: &Dataset, pipeline: &Pipeline, turn: usize, views: &mut [Vec<f32>]) -> bool {
     const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
     const DEVIATION: [f32; 3] = [0.229, 0.224, 0.225];
-    let Ok(stored) = dataset.read(turn % dataset.len()) else { return false };
+    let Ok(encoded) = dataset.read(turn % dataset.len()) else { return false };
     let key = Key { seed: 0, epoch: 0, index: turn as u64 };
-    if pipeline.make(&stored, key, SIZE, views.iter_mut().map(Vec::as_mut_slice)).is_err() {
+    if pipeline.make(&encoded, key, SIZE, views.iter_mut().map(Vec::as_mut_slice)).is_err() {
         return false;
     }
     for view in views {
