@@ -39,6 +39,8 @@ pub enum Verb {
     Inspect(Inspect),
     /// Turn any checkpoint into files for timm, Hugging Face, ONNX or this program
     Convert(Convert),
+    /// Shrink a set's images once into WebDataset tar shards
+    Pack(Pack),
     /// Look at every image of a set: what is broken, odd or there twice
     CheckData(CheckData),
     /// Time a training step, matrix products or the data path on this machine
@@ -73,7 +75,7 @@ pub struct Demo {
 
 #[derive(Args)]
 pub struct Pretrain {
-    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL
     #[arg(long, value_name = "PATH", required_unless_present = "print_config")]
     pub data: Option<PathBuf>,
     /// Labelled images (class folders) for kNN while training; PATH then has class folders too
@@ -153,7 +155,7 @@ pub struct Backbone {
 
 #[derive(Args)]
 pub struct Knn {
-    /// Labelled images that vote (class folders, tar shards, zip, CIFAR-10 binary, IDX)
+    /// Labelled images that vote (class folders, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL)
     #[arg(long, value_name = "DIR")]
     pub train: PathBuf,
     /// Labelled images to classify
@@ -171,7 +173,7 @@ pub struct Knn {
 
 #[derive(Args)]
 pub struct Linear {
-    /// Labelled images to learn from (class folders, tar shards, zip, CIFAR-10 binary, IDX)
+    /// Labelled images to learn from (class folders, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL)
     #[arg(long, value_name = "DIR")]
     pub train: PathBuf,
     /// Labelled images to classify
@@ -186,7 +188,7 @@ pub struct Linear {
 
 #[derive(Args)]
 pub struct Embed {
-    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL
     #[arg(long, value_name = "PATH")]
     pub data: PathBuf,
     /// Where the features go: .npy, .safetensors or .parquet
@@ -247,9 +249,43 @@ pub struct Convert {
     pub settings: Vec<String>,
 }
 
+/// What becomes of images.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum PackFormat {
+    /// JPEG of what is shrunk; what is small enough stays the file that it is
+    Jpeg,
+    /// Binary PPM of all, which needs no decoding and many times the space
+    Raw,
+}
+
+#[derive(Args)]
+pub struct Pack {
+    /// Images: a folder at any depth, a .txt list, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL
+    #[arg(value_name = "PATH")]
+    pub data: PathBuf,
+    /// Folder for the shards; the same command goes on where an earlier one stopped
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Pixels of the shorter side, to which larger images are shrunk
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub size: u32,
+    /// What becomes of images
+    #[arg(long, value_enum, default_value = "jpeg")]
+    pub format: PackFormat,
+    /// Quality of a JPEG
+    #[arg(long, default_value_t = 92, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub quality: u8,
+    /// MiB with which a shard is closed
+    #[arg(long, value_name = "MIB", default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=1_048_576))]
+    pub shard_mib: u64,
+    /// Print the figures as one line of JSON on standard output
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Args)]
 pub struct CheckData {
-    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL
     #[arg(value_name = "PATH")]
     pub data: PathBuf,
     /// Print the figures as one line of JSON on standard output
@@ -365,7 +401,7 @@ pub enum Pipeline {
 
 #[derive(Args)]
 pub struct BenchData {
-    /// Images: a folder at any depth, a .txt list, tar shards, zip, CIFAR-10 binary, IDX
+    /// Images: a folder at any depth, a .txt list, tar shards, parquet, zip, CIFAR binary, IDX, a store's URL
     #[arg(value_name = "PATH")]
     pub data: PathBuf,
     /// Which views

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 pub enum Done {
     /// All of it was done.
     Complete,
-    /// A signal came, a checkpoint is written.
+    /// A signal came, what was done is kept.
     Interrupted,
 }
 
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Verb::Embed(args) => commands::evaluate::embed(args),
         Verb::Inspect(args) => commands::convert::inspect(args),
         Verb::Convert(args) => commands::convert::convert(args),
+        Verb::Pack(args) => commands::pack::run(args),
         Verb::CheckData(args) => commands::check_data::run(args),
         Verb::Bench(args) => commands::bench::run(args),
         Verb::Completions(args) => commands::completions::run(args),

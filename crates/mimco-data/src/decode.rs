@@ -1,5 +1,7 @@
-//! Bytes to RGB: JPEG, PNG, WebP, BMP, TIFF by content, grey, RGBA, 16-bit, palette and CMYK made RGB, EXIF orientation honoured.
+//! Bytes to RGB: JPEG, PNG, WebP, BMP, TIFF, GIF and PNM by content, grey, RGBA, 16-bit, palette and CMYK made RGB, EXIF orientation honoured,
+//! of moving pictures the first, colour profiles passed over.
 
+use crate::guard::guard;
 use crate::jpeg::Header;
 use crate::resize::Crop;
 use crate::{DataError, palette_tiff};
@@ -7,7 +9,6 @@ use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use std::io::Cursor;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Images of more pixels are refused before anything is allocated; PIL's limit.
 pub const MAX_PIXELS: u64 = 178_956_970;
@@ -123,8 +124,7 @@ pub fn decode_part(bytes: &[u8], name: &str, max_pixels: u64, need: &Need) -> Re
 fn guarded<T>(name: &str, work: impl FnOnce() -> Result<T, String>) -> Result<T, DataError> {
     // Some decoders' messages end or break in new lines; an error is one line.
     let error = |what: String| DataError::Image { name: name.to_string(), what: what.split_whitespace().collect::<Vec<_>>().join(" ") };
-    let result = catch_unwind(AssertUnwindSafe(work));
-    result.unwrap_or_else(|_| Err("the decoder gave up on it".into())).map_err(error)
+    guard(work).unwrap_or_else(|| Err("the decoder gave up on it".into())).map_err(error)
 }
 
 /// Of a usual JPEG that its decoders make something of.
@@ -135,7 +135,7 @@ fn jpeg_part(bytes: &[u8], max_pixels: u64, need: &Need) -> Result<Option<(Dynam
     }
     check_size(header.width, header.height, max_pixels)?;
     // A panic, too, is left to the other way.
-    Ok(catch_unwind(AssertUnwindSafe(|| header.decode(bytes, need))).ok().flatten())
+    Ok(guard(|| header.decode(bytes, need)).flatten())
 }
 
 fn decode_dynamic(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage, String> {
@@ -170,9 +170,14 @@ fn open(bytes: &[u8]) -> Result<impl ImageDecoder, String> {
         return Err("the file is empty".into());
     }
     let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    let Some(format) = reader.format() else { return Err("is not a JPEG, PNG, WebP, BMP or TIFF image, whatever its name".into()) };
+    let Some(format) = reader.format() else {
+        return Err("is not a JPEG, PNG, WebP, BMP, TIFF, GIF or PNM image, whatever its name".into());
+    };
     if format == ImageFormat::Jpeg && !ends_as_jpeg(bytes) {
         return Err(CUT_SHORT.into());
+    }
+    if format == ImageFormat::WebP && !holds_its_chunks(bytes) {
+        return Err("the WebP is cut short".into());
     }
     reader.into_decoder().map_err(|e| e.to_string())
 }
@@ -183,6 +188,21 @@ fn check_size(width: u32, height: u32, max_pixels: u64) -> Result<(), String> {
         return Err(format!("{width}x{height} pixels are over the limit of {max_pixels} (data.max_pixels)"));
     }
     Ok(())
+}
+
+/// Whether a WebP's parts are there as long as they say: its decoder makes room for some before it reads them.
+fn holds_its_chunks(bytes: &[u8]) -> bool {
+    let length = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(|length| u32::from_le_bytes(length) as usize);
+    let Some(end) = length(4).map(|length| bytes.len().min(length.saturating_add(8))) else { return false };
+    let mut at = 12; // behind `RIFF`, its length and `WEBP`
+    while at + 8 <= end {
+        let Some(next) = length(at + 4).and_then(|length| at.checked_add(8)?.checked_add(length)) else { return false };
+        if next > bytes.len() {
+            return false;
+        }
+        at = next.next_multiple_of(2);
+    }
+    true
 }
 
 /// Whether the end-of-image mark is there; decoders fill a cut image with grey and say nothing. Some cameras append data behind it, and put a
@@ -265,8 +285,44 @@ mod tests {
     }
 
     #[test]
+    fn a_webps_chunk_that_claims_gigabytes_is_refused() {
+        let image = DynamicImage::ImageRgb8(RgbImage::from_pixel(3, 2, image::Rgb([1, 2, 3])));
+        let mut webp = encode(&image, ImageFormat::WebP);
+        assert!(decode(&webp, "x", MAX_PIXELS).is_ok());
+        webp.extend_from_slice(b"junk behind its end");
+        assert!(decode(&webp, "x", MAX_PIXELS).is_ok());
+        webp[16..20].copy_from_slice(&0xffff_fff0u32.to_le_bytes());
+        for error in [decode(&webp, "x", MAX_PIXELS).err(), probe(&webp, "x").err()] {
+            assert!(error.unwrap().to_string().contains("cut short"));
+        }
+    }
+
+    #[test]
     fn a_single_pixel_is_an_image() {
         let one = DynamicImage::ImageRgb8(RgbImage::from_pixel(1, 1, image::Rgb([1, 2, 3])));
         assert_eq!(decode(&encode(&one, ImageFormat::Png), "x", MAX_PIXELS).unwrap().pixels, [1, 2, 3]);
+    }
+
+    #[test]
+    fn large_pictures_are_reduced_as_far_as_all_crops_allow() {
+        let crop = |left, top, width, height| Crop { top, left, height, width };
+        let need = Need::of((4000, 3000), &[crop(100, 50, 1000, 1900), crop(40, 90, 900, 800)], 224);
+        assert_eq!(need, Need { columns: 40..1100, rows: 50..1950, factor: 2 });
+        let factor = |side, size| Need::of((4000, 3000), &[crop(0, 0, side, side + 1)], size).factor;
+        assert_eq!([447, 448, 895, 896, 1791, 1792, 3000].map(|side| factor(side, 224)), [1, 2, 2, 4, 4, 8, 8]);
+        assert_eq!(Need::of((2000, 1999), &[crop(0, 0, 1900, 1900)], 224).factor, 1);
+        assert_eq!(Need::of((2000, 2000), &[crop(0, 0, 1900, 1900)], 224).factor, 8);
+    }
+
+    #[test]
+    fn reduced_crops_lie_inside_reduced_pictures() {
+        for factor in [1, 2, 4, 8] {
+            for (left, width) in [(0, 101), (13, 88), (7, 16), (100, 1), (3, 8)] {
+                let crop = reduced(Crop { top: left, left, height: width, width }, factor);
+                assert_eq!((crop.top, crop.height), (crop.left, crop.width));
+                assert!(crop.width >= 1 && crop.left + crop.width <= 101u32.div_ceil(factor), "{factor} {left} {width}");
+                assert!(crop.left * factor <= left && crop.left * factor + factor > left);
+            }
+        }
     }
 }

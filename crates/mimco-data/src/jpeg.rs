@@ -12,8 +12,12 @@ use zune_jpeg::zune_core::bytestream::ZCursor;
 use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
-/// `jpeg_decoder` reads any number of scans, each over the whole picture: a small file could keep it busy for hours.
+/// Scans of a progressive picture, behind the first; `jpeg_decoder` reads any number, each over the whole picture: a small file could keep it
+/// busy for hours.
 const MOST_SCANS: usize = 100;
+
+/// Scans of another one, those of pictures that are appended to it included.
+const MOST_BASELINE_SCANS: usize = 5;
 
 /// What stands before the pixels.
 pub(crate) struct Header {
@@ -22,7 +26,7 @@ pub(crate) struct Header {
     /// Pixels down, as stored.
     pub(crate) height: u32,
     /// How the stored picture has to be turned.
-    pub(crate) orientation: Orientation,
+    orientation: Orientation,
     frame: Frame,
     /// Where the data of the first scan begins.
     scan: usize,
@@ -34,8 +38,6 @@ pub(crate) struct Header {
 }
 
 struct Frame {
-    width: u32,
-    height: u32,
     /// Where the height lies in the file.
     height_at: usize,
     progressive: bool,
@@ -45,6 +47,8 @@ struct Frame {
     names: [u8; 3],
     /// Rows that are coded together.
     block_rows: u32,
+    /// Whether chroma is coarser than luma.
+    subsampled: bool,
 }
 
 impl Header {
@@ -64,7 +68,7 @@ impl Header {
             let length = u16::from_be_bytes([high, low]) as usize;
             let segment = bytes.get(at + 4..at + 2 + length)?;
             match marker {
-                0xc0..=0xc2 if frame.is_none() => frame = Some(Frame::read(marker, segment, at + 4)?),
+                0xc0..=0xc2 if frame.is_none() => frame = Some((Frame::read(marker, segment, at + 4)?, size(segment)?)),
                 0xc4 | 0xdb | 0xe0 | 0xe2..=0xed | 0xef | 0xfe => {} // tables, data of applications, comments
                 0xdd => restarts = segment != [0, 0],
                 0xe1 if segment.len() > 6 && segment.starts_with(b"Exif\0\0") => {
@@ -78,8 +82,7 @@ impl Header {
                 }
                 0xee => {}
                 0xda => {
-                    let frame = frame?;
-                    let (width, height) = (frame.width, frame.height);
+                    let (frame, (width, height)) = frame?;
                     let whole_scan = segment.first() == Some(&frame.components);
                     let rgb = frame.components == 3 && (&frame.names == b"RGB" || adobe == Some(0));
                     return Some(Header { width, height, orientation, frame, scan: at + 2 + length, whole_scan, restarts, rgb });
@@ -103,8 +106,10 @@ impl Header {
     /// where the decoder fails.
     pub(crate) fn decode(&self, bytes: &[u8], need: &Need) -> Option<(DynamicImage, u32)> {
         let rows = self.stored_rows(need);
-        let reduced = [8, 4, 2].into_iter().find(|factor| *factor <= need.factor).and_then(|factor| self.reduced(bytes, rows, factor));
-        let (image, factor) = match reduced {
+        // A baseline picture whose finer luma comes in a scan of its own is garbled by the decoder of the full size.
+        let garbled = !self.frame.progressive && !self.whole_scan && self.frame.subsampled;
+        let factor = [8, 4, 2].into_iter().find(|factor| *factor <= need.factor).or(garbled.then_some(1));
+        let (image, factor) = match factor.and_then(|factor| self.reduced(bytes, rows, factor)) {
             Some(reduced) => reduced,
             None => (self.full(bytes, rows)?, 1),
         };
@@ -128,7 +133,7 @@ impl Header {
 
     /// At full size by the decoder that `image` uses: equal to what `image` makes of it.
     fn full(&self, bytes: &[u8], rows: u32) -> Option<RgbImage> {
-        // Scans one behind the other have to be found first, and this decoder finds none before the end of a picture that it takes for whole.
+        // Where the first scan is not all, this decoder looks for the next one at the end of the picture alone, which must not be moved up.
         let (bytes, height) =
             if self.frame.progressive || !self.whole_scan { (Cow::Borrowed(bytes), self.height) } else { self.cut(bytes, rows, 1) };
         let options = DecoderOptions::default()
@@ -146,10 +151,10 @@ impl Header {
         RgbImage::from_raw(self.width, self.height, pixels)
     }
 
-    /// At a half, a quarter or an eighth of the size, from the low frequencies alone.
+    /// At a half, a quarter or an eighth of the size, from the low frequencies alone; or at the full one, by another decoder.
     fn reduced(&self, bytes: &[u8], rows: u32, factor: u32) -> Option<(RgbImage, u32)> {
         let scans = bytes.get(self.scan..)?.windows(2).filter(|pair| *pair == [0xff, 0xda]).count();
-        if scans > MOST_SCANS {
+        if scans > if self.frame.progressive { MOST_SCANS } else { MOST_BASELINE_SCANS } {
             return None;
         }
         // Where rows are left over, so are restart marks, which this decoder refuses.
@@ -194,15 +199,94 @@ impl Header {
 impl Frame {
     /// Of a frame's segment that begins at `start`.
     fn read(marker: u8, segment: &[u8], start: usize) -> Option<Frame> {
-        let &[8, high, low, wide, narrow, components, ref rest @ ..] = segment else { return None };
-        let (height, width) = (u16::from_be_bytes([high, low]) as u32, u16::from_be_bytes([wide, narrow]) as u32);
+        let &[8, _, _, _, _, components, ref rest @ ..] = segment else { return None };
         // Of each component its name, how often it is sampled (across, down) in four bits each, and its table.
-        let (names, rows) = match *rest {
-            [name, 0x11, _] => ([name, 0, 0], 1),
-            [y, sampled @ (0x11 | 0x21 | 0x12 | 0x22 | 0x41), _, cb, 0x11, _, cr, 0x11, _] => ([y, cb, cr], (sampled & 15) as u32),
+        let (names, rows, subsampled) = match *rest {
+            [name, 0x11, _] => ([name, 0, 0], 1, false),
+            [y, sampled @ (0x11 | 0x21 | 0x12 | 0x22 | 0x41), _, cb, 0x11, _, cr, 0x11, _] => {
+                ([y, cb, cr], (sampled & 15) as u32, sampled != 0x11)
+            }
             _ => return None,
         };
-        let usual = width > 0 && height > 0 && rest.len() == 3 * components as usize;
-        usual.then_some(Frame { width, height, height_at: start + 1, progressive: marker == 0xc2, components, names, block_rows: 8 * rows })
+        let frame = Frame { height_at: start + 1, progressive: marker == 0xc2, components, names, block_rows: 8 * rows, subsampled };
+        (rest.len() == 3 * components as usize).then_some(frame)
+    }
+}
+
+/// Width and height of a frame's segment.
+fn size(segment: &[u8]) -> Option<(u32, u32)> {
+    let &[_, high, low, wide, narrow, ..] = segment else { return None };
+    let (width, height) = (u16::from_be_bytes([wide, narrow]) as u32, u16::from_be_bytes([high, low]) as u32);
+    (width > 0 && height > 0).then_some((width, height))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A start of image and segments, up to the data of the first scan.
+    fn file(segments: &[(u8, &[u8])]) -> Vec<u8> {
+        let segment = |(marker, content): &(u8, &[u8])| [&[0xff, *marker][..], &(content.len() as u16 + 2).to_be_bytes(), content].concat();
+        [vec![0xff, 0xd8], segments.iter().flat_map(segment).collect()].concat()
+    }
+
+    const FRAME: (u8, &[u8]) = (0xc0, &[8, 0, 20, 1, 44, 3, 1, 0x22, 0, 2, 0x11, 0, 3, 0x11, 0]);
+    const SCAN: (u8, &[u8]) = (0xda, &[3, 1, 0, 2, 0, 3, 0, 0, 63, 0]);
+    const EXIF: (u8, &[u8]) = (0xe1, b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0");
+
+    #[test]
+    fn a_header_says_what_is_stored() {
+        let header = Header::read(&file(&[FRAME, SCAN])).unwrap();
+        assert_eq!((header.width, header.height, header.orientation), (300, 20, Orientation::NoTransforms));
+        assert!(header.whole_scan && !header.restarts && !header.rgb && !header.frame.progressive);
+        assert_eq!((header.frame.height_at, header.frame.block_rows), (7, 16));
+
+        let scan = (0xda, &[1, 1, 0, 0, 63, 0][..]);
+        let adobe = (0xee, &b"Adobe\0\x64\0\0\0\0\0"[..]);
+        let filled = [&file(&[EXIF, adobe, (0xdd, &[0, 4])])[..], &[0xff, 0xff], &file(&[(0xc2, FRAME.1), scan])[2..]].concat();
+        let header = Header::read(&filled).unwrap();
+        assert_eq!((header.turned_size(), header.orientation), ((20, 300), Orientation::Rotate90));
+        assert!(!header.whole_scan && header.restarts && header.rgb && header.frame.progressive);
+    }
+
+    #[test]
+    fn what_is_unusual_is_left_alone() {
+        let with = |place: usize, value: u8| {
+            let mut content = FRAME.1.to_vec();
+            content[place] = value;
+            Header::read(&file(&[(0xc0, &content), SCAN])).is_some()
+        };
+        assert!(with(7, 0x41) && with(7, 0x12));
+        // Twelve bits, two components, chroma as fine as luma, four rows of luma.
+        assert!(!with(0, 12) && !with(5, 2) && !with(10, 0x22) && !with(7, 0x14));
+        for segments in [
+            &[FRAME, FRAME, SCAN][..],
+            &[SCAN],
+            &[FRAME],
+            &[(0xc9, FRAME.1), SCAN],
+            &[(0xc0, &FRAME.1[..14]), SCAN],
+            &[FRAME, (0xee, b"Adobe\0\x64\0\0\0\0\x01"), SCAN],
+            &[(0xee, b"Adobe\0\x64\0\0\0\0\x03"), FRAME, SCAN],
+            &[(0xee, b"Adobe"), FRAME, SCAN],
+            &[(0xc0, &[8, 0, 0, 1, 44, 1, 1, 0x11, 0]), SCAN],
+        ] {
+            assert!(Header::read(&file(segments)).is_none(), "{segments:?}");
+        }
+        let whole = file(&[EXIF, FRAME, SCAN]);
+        (0..whole.len()).for_each(|end| assert!(Header::read(&whole[..end]).is_none()));
+    }
+
+    #[test]
+    fn a_cut_keeps_a_row_more_than_is_needed_in_whole_blocks() {
+        let mut bytes = file(&[(0xc0, &[8, 0, 100, 0, 9, 1, 1, 0x11, 0]), (0xda, &[1, 1, 0, 0, 63, 0])]);
+        let header = Header::read(&bytes).unwrap();
+        for (rows, kept) in [(0, 8), (7, 8), (8, 16), (94, 96), (95, 96), (96, 100), (100, 100)] {
+            let (cut, height) = header.cut(&bytes, rows, 1);
+            assert_eq!((height, Header::read(&cut).unwrap().height), (kept, kept), "{rows}");
+        }
+        let (cut, _) = header.cut(&bytes, 8, 1);
+        let cut = cut.into_owned();
+        bytes[8] = 16;
+        assert_eq!(cut, bytes);
     }
 }

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const LOOKED_FOR: &str = "looked for .jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm .pnm, .tar and .zip archives, .parquet, CIFAR .bin and IDX files";
+const LOOKED_FOR: &str =
+    "looked for .jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm .pnm, .tar and .zip archives, .parquet, CIFAR .bin and IDX files";
 
 impl Dataset {
     /// Images without labels: a folder at any depth, a list of files (`.txt`, one a line, relative to the list), shards (`name-{000..127}.tar`, or

@@ -26,8 +26,8 @@ pub struct Dataset {
     window: u64,
 }
 
-/// Default of [`Dataset::with_window`].
-pub const WINDOW: u64 = 512 << 20;
+/// Enough for images that are taken in sequence; see [`Dataset::with_window`].
+const WINDOW: u64 = 64 << 20;
 
 /// Where the images come from.
 pub(crate) enum Images {

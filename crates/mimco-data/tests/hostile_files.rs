@@ -3,7 +3,7 @@
 use image::{DynamicImage, ImageFormat, RgbImage};
 use mimco_data::augment::MimAugment;
 use mimco_data::check::check;
-use mimco_data::decode::{MAX_PIXELS, decode};
+use mimco_data::decode::{MAX_PIXELS, Need, decode, decode_part, probe};
 use mimco_data::loader::{Loader, LoaderOptions};
 use mimco_data::pipeline::Pipeline;
 use mimco_data::{DataError, Dataset};
@@ -43,6 +43,15 @@ fn a_png_header_of_four_hundred_million_pixels_is_refused() {
 }
 
 #[test]
+fn a_gif_or_ppm_header_of_four_billion_pixels_is_refused() {
+    let gif = [b"GIF89a", &[0xff; 4][..], &[0, 0, 0], b",", &[0; 4], &[0xff; 4], &[0, 2, 1, 0x2c, 0, b';']].concat();
+    for (file, size) in [(gif, "65535x65535"), (b"P6\n65000 65000\n255\n".to_vec(), "65000x65000")] {
+        let message = reason(decode(&file, "x.jpg", MAX_PIXELS));
+        assert!(message.contains(size) && message.contains("data.max_pixels"), "{message}");
+    }
+}
+
+#[test]
 fn a_jpeg_cut_anywhere_is_an_error() {
     let whole = photo(ImageFormat::Jpeg);
     for end in (1..whole.len()).step_by(7) {
@@ -64,7 +73,7 @@ fn the_end_of_a_thumbnail_is_not_the_end_of_its_photo() {
 
 #[test]
 fn other_formats_cut_in_half_are_errors() {
-    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff] {
+    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif, ImageFormat::Pnm] {
         let whole = photo(format);
         assert!(decode(&whole, "x.jpg", MAX_PIXELS).is_ok());
         for end in [1, 9, 30, whole.len() / 2] {
@@ -73,18 +82,149 @@ fn other_formats_cut_in_half_are_errors() {
     }
 }
 
-/// Bytes set to all sorts of values at all sorts of places: an image or an error, never a panic.
-#[test]
-fn damaged_bytes_never_panic() {
-    for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff] {
-        let whole = photo(format);
-        for trial in 0..200 {
-            let mut bytes = whole.clone();
-            let head = bytes.len().min(200);
-            bytes[trial * 37 % head] = (trial * 91 % 256) as u8;
-            if let Err(error) = decode(&bytes, "x.jpg", 1_000_000) {
-                assert!(!error.to_string().contains('\n'), "{error}");
+/// An image of its own size within the limit, or an error of one line; the same from all that decodes.
+fn survives(bytes: &[u8]) {
+    let limit = 100_000;
+    let size = probe(bytes, "x.jpg");
+    let need = |factor| Need { columns: 1..9, rows: 3..11, factor };
+    let decoded = [decode(bytes, "x.jpg", limit).map(|image| (image, 1)), decode_part(bytes, "x.jpg", limit, &need(1))];
+    for result in decoded.into_iter().chain([2, 8].map(|factor| decode_part(bytes, "x.jpg", limit, &need(factor)))) {
+        match result {
+            Ok((image, factor)) => {
+                let (width, height) = *size.as_ref().unwrap();
+                assert_eq!((image.width, image.height), (width.div_ceil(factor), height.div_ceil(factor)));
+                assert_eq!(image.pixels.len(), (image.width * image.height * 3) as usize);
+                assert!(width as u64 * height as u64 <= limit);
             }
+            Err(error) => assert!(!error.to_string().contains('\n'), "{error}"),
+        }
+    }
+}
+
+/// Bytes set to all sorts of values at all sorts of places.
+fn damage(whole: &[u8], trials: u64) {
+    survives(whole);
+    let mut number = 1u64;
+    for _ in 0..trials {
+        number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let mut bytes = whole.to_vec();
+        let place = (number >> 33) as usize % bytes.len();
+        bytes[place] ^= (number >> 24) as u8 | 1;
+        survives(&bytes);
+    }
+}
+
+fn fixture(name: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/fixtures/formats/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+#[test]
+fn damaged_jpegs_never_panic() {
+    damage(&photo(ImageFormat::Jpeg), 1500);
+    damage(&fixture("chroma_420.jpg"), 1500);
+    damage(&fixture("grey.jpg"), 500);
+    damage(&fixture("orientation_6.jpg"), 500);
+}
+
+#[test]
+fn damaged_progressive_jpegs_never_panic() {
+    damage(&fixture("progressive.jpg"), 1500);
+    damage(&fixture("cmyk.jpg"), 500);
+}
+
+#[test]
+fn other_damaged_formats_never_panic() {
+    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif, ImageFormat::Pnm] {
+        damage(&photo(format), 700);
+    }
+    for name in ["lossy.webp", "palette.tif", "palette.png"] {
+        damage(&fixture(name), 400);
+    }
+}
+
+/// Segments of a JPEG as (marker, where its content lies).
+fn segments(jpeg: &[u8]) -> Vec<(u8, std::ops::Range<usize>)> {
+    let (mut at, mut all) = (2, Vec::new());
+    while jpeg[at + 1] != 0xda {
+        let end = at + 2 + u16::from_be_bytes([jpeg[at + 2], jpeg[at + 3]]) as usize;
+        all.push((jpeg[at + 1], at + 4..end));
+        at = end;
+    }
+    all
+}
+
+#[test]
+fn wrong_huffman_tables_never_panic() {
+    for name in ["chroma_420.jpg", "progressive.jpg", "grey.jpg"] {
+        let whole = fixture(name);
+        let tables: Vec<_> = segments(&whole).into_iter().filter(|(marker, _)| *marker == 0xc4).map(|(_, content)| content).collect();
+        assert!(tables.len() >= 2);
+        for (i, table) in tables.iter().enumerate() {
+            // Its place taken by another one's, its values turned round, its lengths all ones, all of it nothing.
+            for class in [0x00, 0x01, 0x10, 0x11, 0x13, 0x7f] {
+                let mut bytes = whole.clone();
+                bytes[table.start] = class;
+                survives(&bytes);
+            }
+            let mut bytes = whole.clone();
+            bytes[table.start + 17..table.end].reverse();
+            survives(&bytes);
+            for value in [0x00, 0x01, 0xff] {
+                bytes[table.start + 1..table.end].fill(value);
+                survives(&bytes);
+            }
+            let other = &tables[(i + 1) % tables.len()];
+            survives(&[&whole[..table.start], &whole[other.clone()], &whole[table.end..]].concat());
+            survives(&[&whole[..table.start - 4], &whole[table.end..]].concat());
+        }
+    }
+}
+
+#[test]
+fn huge_headers_are_refused_and_odd_ones_survive() {
+    for name in ["chroma_420.jpg", "progressive.jpg"] {
+        let whole = fixture(name);
+        let frame = segments(&whole).into_iter().find(|(marker, _)| matches!(marker, 0xc0 | 0xc2)).unwrap().1.start;
+        for (height, width) in [(0xffffu16, 0xffffu16), (0xffff, 3000), (0, 24), (24, 0), (1, 1), (1, 0xffff), (0xffff, 1)] {
+            let mut bytes = whole.clone();
+            bytes[frame + 1..frame + 3].copy_from_slice(&height.to_be_bytes());
+            bytes[frame + 3..frame + 5].copy_from_slice(&width.to_be_bytes());
+            survives(&bytes);
+            if height as u64 * width as u64 > MAX_PIXELS {
+                assert!(reason(decode(&bytes, "x.jpg", MAX_PIXELS)).contains("data.max_pixels"));
+            }
+        }
+        // Twelve bits, other coding, other numbers of components, other sampling.
+        for (place, values) in [(0, &[12u8, 16, 0][..]), (5, &[0, 1, 2, 4, 255]), (7, &[0, 0x14, 0x44, 0xf1])] {
+            for value in values {
+                let mut bytes = whole.clone();
+                bytes[frame + place] = *value;
+                survives(&bytes);
+            }
+        }
+        for marker in [0xc1, 0xc3, 0xc5, 0xc9, 0xca, 0xcb] {
+            let mut bytes = whole.clone();
+            bytes[frame - 3] = marker;
+            survives(&bytes);
+        }
+    }
+    for side in [0x7fff_ffffu32, 0x8000_0000, 0xffff_ffff] {
+        let header = [&side.to_be_bytes()[..], &side.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+        survives(&[b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &[0x78, 0x9c]), chunk(b"IEND", &[])].concat());
+    }
+    survives(b"GIF89a\xff\xff\xff\xff\x80\0\0");
+    survives(b"");
+    survives(&[0xff; 5000]);
+    survives(&[&[0xff, 0xd8][..], &[0xff; 5000]].concat());
+}
+
+#[test]
+fn cut_jpegs_are_found_also_where_only_their_top_is_needed() {
+    let whole = fixture("chroma_420.jpg");
+    for end in [whole.len() / 2, whole.len() - 2, whole.len() - 1] {
+        for factor in [1, 8] {
+            let need = Need { columns: 0..9, rows: 0..1, factor };
+            assert!(reason(decode_part(&whole[..end], "x.jpg", MAX_PIXELS, &need).map(|part| part.0)).contains("cut short"));
         }
     }
 }

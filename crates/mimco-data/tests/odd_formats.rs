@@ -47,6 +47,39 @@ fn lossless_kinds_are_exact() {
     }
 }
 
+/// Of a moving picture the first is taken.
+#[test]
+fn first_pictures_are_exact() {
+    for name in ["moving.gif", "moving.webp", "moving.png", "moving_beside.png", "still.gif", "interlaced.gif", "transparent.gif"] {
+        assert_near(name, 0);
+    }
+}
+
+/// A first picture that fills a part of its screen only: Pillow fills the rest with the palette's first colour, here it is black.
+#[test]
+fn a_gif_in_the_corner_of_its_screen() {
+    let (ours, pillows) = both("corner.gif");
+    assert_eq!((ours.width, ours.height), (13, 10));
+    for (i, (a, b)) in ours.pixels.chunks(3).zip(pillows.pixels.chunks(3)).enumerate() {
+        let inside = (4..10).contains(&(i % 13)) && (3..8).contains(&(i / 13));
+        assert_eq!(a, if inside { b } else { &[0; 3] }, "pixel {i}");
+    }
+}
+
+#[test]
+fn netpbm_kinds_are_exact() {
+    for name in ["rgb.ppm", "grey.pgm", "one_bit.pnm", "text.ppm", "text_15.pgm", "binary_15.ppm", "binary_1000.ppm"] {
+        assert_near(name, 0);
+    }
+}
+
+/// The profile exchanges red and green, so heeding it would be seen.
+#[test]
+fn colour_profiles_are_passed_over() {
+    assert_near("profile.png", 0);
+    assert_near("profile.jpg", 4);
+}
+
 /// Decoders may round transforms and conversions of colours each in their way.
 #[test]
 fn lossy_kinds_are_near() {
@@ -55,6 +88,7 @@ fn lossy_kinds_are_near() {
     }
     // Chroma at half size: how it is spread between its samples is a decoder's choice.
     assert_near("chroma_420.jpg", 12);
+    assert_near("three_scans.jpg", 4);
 }
 
 #[test]

@@ -27,7 +27,7 @@ pub enum Error {
 impl Error {
     /// Whether the command was misused, rather than failed.
     pub fn is_misuse(&self) -> bool {
-        matches!(self, Error::Setting(_))
+        matches!(self, Error::Setting(_) | Error::Data(mimco_data::DataError::Misuse { .. }))
     }
 
     /// An error about a file.

@@ -3,8 +3,12 @@
 use crate::args::CheckData;
 use crate::{Done, output};
 use mimco_data::Dataset;
-use mimco_data::check::{CheckReport, check};
+use mimco_data::check::{CheckReport, LISTED, check};
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
+
+/// Odd images that are printed.
+const PRINTED: usize = 20;
 
 pub fn run(args: CheckData) -> anyhow::Result<Done> {
     let dataset = Dataset::heap(&args.data).map_err(mimco::Error::from)?;
@@ -24,10 +28,14 @@ pub fn run(args: CheckData) -> anyhow::Result<Done> {
 }
 
 fn json(report: &CheckReport) -> serde_json::Value {
-    let broken: Vec<_> = report.broken.iter().map(|(name, why)| serde_json::json!({ "file": name, "why": why })).collect();
+    let named =
+        |list: &[(String, String)]| -> Vec<_> { list.iter().map(|(name, why)| serde_json::json!({ "file": name, "why": why })).collect() };
     serde_json::json!({
-        "images": report.images, "broken": broken, "widths": report.widths, "heights": report.heights, "grey": report.grey,
+        "images": report.images, "broken": named(&report.broken), "widths": report.widths, "heights": report.heights, "grey": report.grey,
         "duplicates": report.duplicates, "mean": report.mean, "std": report.std,
+        "formats": report.formats, "kinds": report.kinds, "turned": report.turned, "animated": report.animated,
+        "oddities": report.oddities, "odd": named(&report.odd),
+        "checksums": report.checksums.as_ref().map(|sums| serde_json::json!({ "files": sums.files, "wrong": named(&sums.wrong) })),
     })
 }
 
@@ -40,6 +48,27 @@ fn print(report: &CheckReport) -> anyhow::Result<()> {
     let three = |v: [f64; 3]| v.map(|x| format!("{x:.4}")).join(", ");
     output::line(&format!("mean      data.mean=[{}]", three(report.mean)))?;
     output::line(&format!("deviation data.std=[{}]", three(report.std)))?;
+    let counts = |counts: &BTreeMap<&str, usize>| counts.iter().map(|(name, n)| format!("{n} {name}")).collect::<Vec<_>>().join(", ");
+    for (label, what) in [("files    ", &report.formats), ("pixels   ", &report.kinds), ("odd      ", &report.oddities)] {
+        if !what.is_empty() {
+            output::line(&format!("{label} {}", counts(what)))?;
+        }
+    }
+    if report.turned > 0 {
+        output::line(&format!("turned    {} by their EXIF data", report.turned))?;
+    }
+    if let Some(sums) = &report.checksums {
+        output::line(&format!("checksums {} of {} shards are right", sums.files - sums.wrong.len(), sums.files))?;
+        for (name, why) in &sums.wrong {
+            output::line(&format!("wrong     {name}: {why}"))?;
+        }
+    }
+    for (name, why) in report.odd.iter().take(PRINTED) {
+        output::line(&format!("odd       {name}: {why}"))?;
+    }
+    if report.odd.len() > PRINTED {
+        output::line(&format!("odd       and more; --json lists the first {LISTED}"))?;
+    }
     for (name, why) in &report.broken {
         output::line(&format!("broken    {name}: {why}"))?;
     }

@@ -6,4 +6,5 @@ pub mod completions;
 pub mod convert;
 pub mod demo;
 pub mod evaluate;
+pub mod pack;
 pub mod pretrain;

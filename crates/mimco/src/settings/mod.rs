@@ -181,7 +181,7 @@ impl Config {
                 workers: Auto::Auto,
                 max_broken: 0.01,
                 max_pixels: mimco_data::decode::MAX_PIXELS,
-                window_mib: mimco_data::source::WINDOW >> 20,
+                window_mib: 512,
             },
             augment: Augment { crop_scale: if moco { (0.08, 1.0) } else { (0.67, 1.0) }, flip: 0.5 },
             train: Train {
