@@ -62,7 +62,7 @@ fn look_into_tar(source: Box<dyn Source>, whole: u64) -> Result<Contents, String
     let mut archive = tar::Archive::new(source);
     let damaged = |e: std::io::Error| format!("is not a whole tar archive ({e}); fetch or make it again");
     let mut contents = Contents::default();
-    let mut keys = Vec::new();
+    let (mut keys, mut links) = (Vec::new(), 0);
     let mut classes = HashMap::new();
     for entry in archive.entries_with_seek().map_err(damaged)? {
         let mut entry = entry.map_err(damaged)?;
@@ -71,7 +71,8 @@ fn look_into_tar(source: Box<dyn Source>, whole: u64) -> Result<Contents, String
         if start.checked_add(length).is_none_or(|end| end > whole) {
             return Err(format!("is not a whole tar archive (it ends within {}); fetch or make it again", name.escape_debug()));
         }
-        if !entry.header().entry_type().is_file() || is_hidden(&name) {
+        if is_hidden(&name) || !entry.header().entry_type().is_file() {
+            links += (entry.header().entry_type().is_hard_link() && is_image(Path::new(&name))) as usize;
             continue;
         }
         if is_image(Path::new(&name)) {
@@ -84,6 +85,9 @@ fn look_into_tar(source: Box<dyn Source>, whole: u64) -> Result<Contents, String
             entry.read_to_string(&mut text).map_err(damaged)?;
             classes.extend(text.trim().parse::<u32>().ok().map(|class| (key(&name).to_string(), class)));
         }
+    }
+    if links > 0 {
+        tracing::warn!("{links} images of an archive are links to others in it, and are left out");
     }
     contents.classes = keys.iter().map(|key| classes.get(key).copied()).collect();
     Ok(contents)
@@ -128,7 +132,22 @@ fn by_index(place: &Place, path: &Path, whole: u64, labelled: bool) -> Option<Co
         contents.classes.resize(contents.classes.len() + contents.members.len() - first, class);
         count += 1;
     }
-    (count == samples && end <= whole && whole - end <= MOST_FILLING).then_some(contents)
+    let ends = || [0, contents.members.len() / 2, contents.members.len() - 1];
+    let fits = count == samples && end <= whole && whole - end <= MOST_FILLING;
+    let is_of_it = fits && !contents.members.is_empty() && ends().iter().all(|&at| stands(place, path, &contents, at));
+    is_of_it.then_some(contents)
+}
+
+/// Whether the archive has before a member's bytes the header of just this member.
+fn stands(place: &Place, path: &Path, contents: &Contents, at: usize) -> bool {
+    let (member, name) = (contents.members[at], contents.names.get(at));
+    let Some(start) = member.start.checked_sub(512) else { return false };
+    let Ok(bytes) = place.read(path, Some(start..member.start)) else { return false };
+    let Ok(bytes) = <[u8; 512]>::try_from(bytes) else { return false };
+    let header = tar::Header::from_byte_slice(&bytes);
+    let sum: u32 = bytes[..148].iter().chain(&bytes[156..]).map(|&byte| u32::from(byte)).sum::<u32>() + 8 * u32::from(b' ');
+    let named = name.len() > 100 || *header.path_bytes() == *name; // a longer name stands elsewhere
+    named && header.cksum().is_ok_and(|found| found == sum) && header.size().is_ok_and(|size| size == u64::from(member.length))
 }
 
 /// A zip archive's directory is read; what it says is checked against the file.

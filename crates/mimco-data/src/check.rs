@@ -109,7 +109,7 @@ impl Tally {
         let read = dataset.raw(index).and_then(|raw| Ok((dataset.decode_raw(index, &raw)?, raw)));
         let (image, raw) = match read {
             Ok(read) => read,
-            Err(DataError::Image { name, what }) => return self.broken.push((index, (name, what))),
+            Err(DataError::Image { name, what } | DataError::Unread { name, what, .. }) => return self.broken.push((index, (name, what))),
             Err(other) => return self.broken.push((index, (dataset.name(index), other.to_string()))),
         };
         let mut hash = Fnv::default();

@@ -21,6 +21,16 @@ pub enum DataError {
         /// What is wrong with it.
         what: String,
     },
+    /// An image whose bytes cannot be read.
+    #[error("{name}: {what}")]
+    Unread {
+        /// Which.
+        name: String,
+        /// What happened.
+        what: String,
+        /// Whether it may be read later: a disk or a network failed, or its folder is away.
+        passes: bool,
+    },
     /// Arguments that do not fit what is there.
     #[error("{}: {what}", path.display())]
     Misuse {

@@ -2,6 +2,7 @@
 
 use crate::DataError;
 use crate::index::Known;
+use crate::patience::stays;
 use crate::tree::{Changed, Folder, Listing, Names, Tree, os_name, parts};
 use std::collections::{BTreeSet, HashSet};
 use std::fs::{self, Metadata};
@@ -125,7 +126,7 @@ impl Search<'_> {
         if let Some(known) = known.filter(|known| changed.is_some() && known.changed == changed) {
             return Some(known);
         }
-        list(&folder, changed).map_err(|e| tracing::warn!("{}: passed over, cannot be read: {e}", folder.display())).ok()
+        list_again(&folder, changed).map_err(|e| tracing::warn!("{}: passed over, cannot be read: {e}", folder.display())).ok()
     }
 }
 
@@ -138,10 +139,23 @@ impl State {
     }
 }
 
+/// Reads one folder, and again where a disk or a network fails in the midst of it.
+fn list_again(folder: &Path, changed: Option<Changed>) -> std::io::Result<Listing> {
+    for wait in [100, 500, 2000] {
+        match list(folder, changed) {
+            Err(e) if !stays(e.kind()) => std::thread::sleep(Duration::from_millis(wait)),
+            done => return done,
+        }
+    }
+    list(folder, changed)
+}
+
 /// Reads one folder.
 fn list(folder: &Path, changed: Option<Changed>) -> std::io::Result<Listing> {
     let mut names: [Vec<Vec<u8>>; 4] = Default::default();
-    for entry in fs::read_dir(folder)?.flatten() {
+    let mut dangling = false;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
         let name = entry.file_name();
         if name.as_encoded_bytes().starts_with(b".") {
             continue;
@@ -149,10 +163,12 @@ fn list(folder: &Path, changed: Option<Changed>) -> std::io::Result<Listing> {
         // What a folder's entry is costs nothing to know; where a link leads has to be asked.
         let kind = entry.file_type().ok();
         let is_link = kind.is_some_and(|kind| kind.is_symlink());
-        let is_folder = if is_link { entry.path().is_dir() } else { kind.is_some_and(|kind| kind.is_dir()) };
-        let which = match (is_folder, is_link) {
-            (true, false) => 2,
-            (true, true) => 3,
+        let to = if is_link { fs::metadata(entry.path()).ok().map(|to| to.file_type()) } else { kind };
+        dangling |= to.is_none();
+        // What is neither, a pipe or a device, might never end.
+        let which = match to {
+            Some(to) if to.is_dir() => 2 + is_link as usize,
+            Some(to) if !to.is_file() => continue,
             _ if is_image(Path::new(&name)) => 0,
             _ if is_archive(Path::new(&name)) => 1,
             _ => continue,
@@ -163,7 +179,7 @@ fn list(folder: &Path, changed: Option<Changed>) -> std::io::Result<Listing> {
         names.sort_unstable();
         Names::from_iter(names)
     });
-    Ok(Listing { changed: changed.filter(|&changed| lies_back(changed)), images, archives, folders, links })
+    Ok(Listing { changed: changed.filter(|&changed| lies_back(changed) && !dangling), images, archives, folders, links })
 }
 
 /// What tells a folder apart, whatever path leads to it.
@@ -188,7 +204,8 @@ fn changed(metadata: &Metadata) -> Option<Changed> {
 /// Whether a folder's last change lies so far back that a later one would show.
 fn lies_back((seconds, nanoseconds): Changed) -> bool {
     let changed = Duration::new(seconds.try_into().unwrap_or(0), nanoseconds);
-    SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| changed + CLOCK_STEP < now)
+    // Some file systems give every folder the beginning of time.
+    changed > CLOCK_STEP && SystemTime::now().duration_since(UNIX_EPOCH).is_ok_and(|now| changed + CLOCK_STEP < now)
 }
 
 /// A path with `/` between its parts, whatever the system has.

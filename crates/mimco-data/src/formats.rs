@@ -44,13 +44,19 @@ impl Packed {
     }
 }
 
+/// Bytes that a packed file may become: a few could become billions.
+const MOST_UNPACKED: u64 = 1 << 30;
+
 /// Reads a file, through gzip where its name ends in `.gz`.
 fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     let error = |e: std::io::Error| DataError::path(path, format!("cannot be read: {e}"));
     let mut file = File::open(path).map_err(error)?;
     let mut bytes = Vec::new();
     if path.extension().is_some_and(|e| e == "gz") {
-        flate2::read::GzDecoder::new(file).read_to_end(&mut bytes).map_err(error)?;
+        flate2::read::GzDecoder::new(file).take(MOST_UNPACKED + 1).read_to_end(&mut bytes).map_err(error)?;
+        if bytes.len() as u64 > MOST_UNPACKED {
+            return Err(DataError::path(path, "unpacks to more than a GiB; unpack it with gunzip first, if that is right"));
+        }
     } else {
         file.read_to_end(&mut bytes).map_err(error)?;
     }
@@ -150,7 +156,7 @@ pub(crate) fn open(path: &Path, labels: bool, split: Split) -> Result<Option<Dat
     let fits = |file: &Path| !is_cifar_100(&file_name(file)) || file.metadata().is_ok_and(|m| m.len() % CIFAR_100_RECORD == 0);
     files.retain(|file| is_cifar(&file_name(file)) && fits(file) || idx_labels_name(&file_name(file)).is_some());
     files.sort();
-    let is_test = |file: &PathBuf| ["t10k", "test"].iter().any(|begin| file_name(file).starts_with(begin));
+    let is_test = |file: &PathBuf| ["t10k", "test"].iter().any(|part| file_name(file).contains(part));
     match split {
         // A folder's training files, or its test files where it has no others.
         Split::All if path.is_dir() && !files.iter().all(is_test) => files.retain(|file| !is_test(file)),

@@ -6,7 +6,7 @@ use crate::tree::{Folder, Listing, Names, Tree};
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Begins the file, with the number of its form.
 const MAGIC: &[u8; 16] = b"mimco index 1\n\0\0";
@@ -44,7 +44,9 @@ pub(crate) fn write(file: &Path, root: &Path, tree: &Tree) -> io::Result<()> {
     if known.len() == tree.folders().len() && tree.folders().iter().all(same) {
         return Ok(());
     }
-    let partial = file.with_added_extension("tmp");
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".tmp");
+    let partial = PathBuf::from(partial);
     let written = write_all(&partial, root, tree).and_then(|()| fs::rename(&partial, file));
     if written.is_err() {
         let _ = fs::remove_file(&partial);
@@ -147,7 +149,6 @@ fn take<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
 mod tests {
     use super::*;
     use crate::folders::walk;
-    use std::path::PathBuf;
     use std::time::{Duration, SystemTime};
 
     /// A folder of as many files as are worth an index, last changed long ago.

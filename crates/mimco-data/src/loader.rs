@@ -1,5 +1,6 @@
 //! Loading beside training: worker threads decode and augment whole batches ahead, in order, behind a bounded queue.
 
+use crate::guard::guard;
 use crate::order::Order;
 use crate::pipeline::{Key, Pipeline};
 use crate::random::{Purpose, below, keyed};
@@ -12,6 +13,9 @@ use std::thread::JoinHandle;
 
 /// A set may always have this many broken images before their share counts.
 const BROKEN_ALLOWED: usize = 10;
+
+/// Images that are tried in place of one that cannot be read.
+const MOST_TRIES: usize = 1000;
 
 /// Sizes of the loading.
 #[derive(Clone, PartialEq, Debug)]
@@ -49,8 +53,8 @@ struct Shared {
     dataset: Dataset,
     pipeline: Pipeline,
     options: LoaderOptions,
-    /// Samples that cannot be read, with the reason; never tried again.
-    broken: Mutex<BTreeMap<u32, String>>,
+    /// Samples that could not be read, with the reason, and whether that may pass; else they are not tried again.
+    broken: Mutex<BTreeMap<u32, (String, bool)>>,
     /// Buffers to use again.
     used: Mutex<Vec<Vec<f32>>>,
 }
@@ -125,7 +129,7 @@ impl Loader {
     /// Names of the images that could not be read so far, and why.
     pub fn broken(&self) -> Vec<(String, String)> {
         let broken = self.shared.broken.lock();
-        broken.map_or(Vec::new(), |b| b.iter().map(|(&i, why)| (self.shared.dataset.name(i as usize), why.clone())).collect())
+        broken.map_or(Vec::new(), |b| b.iter().map(|(&i, (why, _))| (self.shared.dataset.name(i as usize), why.clone())).collect())
     }
 }
 
@@ -165,7 +169,7 @@ impl Shared {
     ) -> Result<Option<u32>, DataError> {
         let mut rng = keyed(self.options.seed, Purpose::Replace, epoch, index as u64);
         let mut candidate = index;
-        loop {
+        for _ in 0..MOST_TRIES {
             if self.try_fill(candidate, epoch, views, row.clone())? {
                 return Ok(Some(candidate));
             }
@@ -175,22 +179,29 @@ impl Shared {
             }
             candidate = below(&mut rng, self.dataset.len()) as u32;
         }
+        let example = self.broken.lock().map_or(String::new(), |known| self.example(&known));
+        Err(DataError::Broken(format!(
+            "{MOST_TRIES} images in a row cannot be read{example}; if {} was away, the same command goes on when it is back",
+            self.dataset.place()
+        )))
     }
 
     fn try_fill(&self, index: u32, epoch: u64, views: &mut [Vec<f32>], row: Range<usize>) -> Result<bool, DataError> {
         if let Ok(broken) = self.broken.lock()
-            && broken.contains_key(&index)
+            && broken.get(&index).is_some_and(|(_, passes)| !passes)
         {
             // Asked each time: where nothing can be read, a search for another image would never end.
             return self.none_left(&broken).map_or(Ok(false), Err);
         }
         let key = Key { seed: self.options.seed, epoch, index: index as u64 };
         let out = views.iter_mut().map(|view| &mut view[row.clone()]);
-        let made = self.dataset.read(index as usize).and_then(|encoded| self.pipeline.make(&encoded, key, self.options.image_size, out));
-        let what = match made {
-            Ok(()) => return Ok(true),
-            Err(DataError::Image { what, .. }) => what,
-            Err(other) => other.to_string(),
+        let make = || self.dataset.read(index as usize).and_then(|encoded| self.pipeline.make(&encoded, key, self.options.image_size, out));
+        let what = match guard(make) {
+            Some(Ok(())) => return Ok(true),
+            Some(Err(DataError::Image { what, .. })) => (what, false),
+            Some(Err(DataError::Unread { what, passes, .. })) => (what, passes),
+            Some(Err(other)) => (other.to_string(), false),
+            None => ("its views cannot be made".into(), false),
         };
         let Ok(mut broken) = self.broken.lock() else { return Ok(false) };
         broken.insert(index, what);
@@ -198,7 +209,7 @@ impl Shared {
     }
 
     /// Where nothing can be read, a search for another image would never end.
-    fn none_left(&self, broken: &BTreeMap<u32, String>) -> Option<DataError> {
+    fn none_left(&self, broken: &BTreeMap<u32, (String, bool)>) -> Option<DataError> {
         let total = self.dataset.len();
         (broken.len() == total).then(|| {
             let example = self.example(broken);
@@ -206,8 +217,8 @@ impl Shared {
         })
     }
 
-    fn example(&self, broken: &BTreeMap<u32, String>) -> String {
-        broken.iter().next().map_or(String::new(), |(&first, why)| format!(" (first {}: {why})", self.dataset.name(first as usize)))
+    fn example(&self, broken: &BTreeMap<u32, (String, bool)>) -> String {
+        broken.iter().next().map_or(String::new(), |(&first, (why, _))| format!(" (first {}: {why})", self.dataset.name(first as usize)))
     }
 }
 

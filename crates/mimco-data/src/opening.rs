@@ -132,7 +132,16 @@ fn open_archives(path: &Path, place: Place, mut archives: Vec<PathBuf>, labelled
         let (labels, classes) = if labelled { Some(shards.labels(path)?) } else { None }.unzip();
         return Ok(Dataset::new(Images::Shards { name, shards, labels }, classes.unwrap_or_default()));
     }
+    let all = archives.len();
     archives.retain(is_parquet);
+    if archives.len() < all {
+        tracing::warn!("{name}: {} tar archives beside its parquet files are left out", all - archives.len());
+    }
+    let train: Vec<PathBuf> = archives.iter().filter(|path| path.to_string_lossy().starts_with("train-")).cloned().collect();
+    if !train.is_empty() && train.len() < archives.len() {
+        tracing::info!("{name}: of its parquet files those named train-* are read, {} others are not", archives.len() - train.len());
+        archives = train;
+    }
     let parquet = Parquet::open(place, archives)?;
     if parquet.len() == 0 {
         return Err(no_images(path));
@@ -141,9 +150,21 @@ fn open_archives(path: &Path, place: Place, mut archives: Vec<PathBuf>, labelled
     if labelled && labels.is_none() {
         return Err(DataError::path(path, "has no labels; a class is a column `label` of whole numbers"));
     }
-    let numbered = || labels.iter().flatten().max().map_or(Vec::new(), |&top| (0..=top).map(|class| class.to_string()).collect());
-    let classes = if labelled { parquet.class_names().unwrap_or_else(numbered) } else { Vec::new() };
+    let (labels, classes) = match labels {
+        Some(labels) => {
+            let (labels, classes) = parquet.class_names().map_or_else(|| numbered(&labels), |names| (labels.clone(), names));
+            (Some(labels), classes)
+        }
+        None => (None, Vec::new()),
+    };
     Ok(Dataset::new(Images::Parquet { name, parquet, labels }, classes))
+}
+
+/// Classes named by their numbers, those that there are, and labels counted in them.
+fn numbered(labels: &[u32]) -> (Vec<u32>, Vec<String>) {
+    let numbers: Vec<u32> = labels.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let place = |label: &u32| numbers.binary_search(label).unwrap_or_default() as u32;
+    (labels.iter().map(place).collect(), numbers.iter().map(u32::to_string).collect())
 }
 
 /// The files of an object store as those of a folder.

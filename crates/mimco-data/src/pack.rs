@@ -138,9 +138,6 @@ fn write(
     progress: &impl Fn(usize),
     interrupted: &AtomicBool,
 ) -> Result<bool, DataError> {
-    let place = dataset.place();
-    let place = Path::new(&place);
-    let there = place.exists();
     let mut shard: Option<Shard> = None;
     let mut broken = Vec::new();
     for (index, lane) in (ledger.next..dataset.len()).zip(lanes.iter().cycle()) {
@@ -160,9 +157,11 @@ fn write(
                     ledger.close(out, shard.take(), index + 1, &mut broken)?;
                 }
             }
-            Err(_) if there && !place.exists() => {
-                return Err(DataError::path(place, "is not there any more; bring it back and run the same command again, which goes on"));
+            Err(DataError::Unread { name, what, passes: true }) => {
+                let what = format!("{what}; bring back what is away and run the same command again, which goes on");
+                return Err(DataError::Unread { name, what, passes: true });
             }
+            Err(DataError::Unread { name, what, .. }) => broken.push((name, what)),
             Err(DataError::Image { name, what }) => broken.push((name, what)),
             Err(other) => broken.push((dataset.name(index), other.to_string())),
         }
@@ -181,7 +180,7 @@ mod tests {
     use super::*;
     use crate::Rgb;
 
-    /// By hand, as reading waits some seconds for a folder that is away.
+    /// By hand, as reading waits half a minute for a folder that is away.
     #[test]
     fn a_source_that_goes_away_is_no_heap_of_broken_images() {
         let folder = tempfile::tempdir().unwrap();
@@ -192,14 +191,13 @@ mod tests {
         }
         let dataset = Dataset::heap(&source).unwrap();
         let options = PackOptions { size: 8, format: Format::Raw, quality: 92, shard_bytes: 1 };
-        let broken = || Err(DataError::Image { name: "x".into(), what: "cannot be read".into() });
+        let away = || Err(DataError::Unread { name: "x".into(), what: "cannot be read".into(), passes: true });
         let mut ledger = Ledger::open(&out, &dataset, &options).unwrap();
         let (send, receive) = sync_channel(3);
         send.send(sample::make(&dataset, 0, &Keys::of(&dataset), &options)).unwrap();
-        [broken(), broken()].into_iter().for_each(|made| send.send(made).unwrap());
-        let go = |_| std::fs::rename(&source, folder.path().join("away")).unwrap();
-        let error = write(&dataset, &out, &options, &mut ledger, &[receive], &go, &AtomicBool::new(false)).unwrap_err().to_string();
-        assert!(error.contains("is not there any more"), "{error}");
+        [away(), away()].into_iter().for_each(|made| send.send(made).unwrap());
+        let error = write(&dataset, &out, &options, &mut ledger, &[receive], &|_| {}, &AtomicBool::new(false)).unwrap_err().to_string();
+        assert!(error.contains("x: cannot be read; bring back what is away"), "{error}");
         assert_eq!((ledger.next, ledger.shards.len()), (1, 1), "what was whole is kept, the rest is still to come");
     }
 }

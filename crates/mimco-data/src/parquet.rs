@@ -71,6 +71,11 @@ impl Parquet {
         Ok(Parquet { place, paths, groups, images, classes, cache: Cache::default() })
     }
 
+    /// Where its files lie.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Number of images.
     pub fn len(&self) -> usize {
         self.images

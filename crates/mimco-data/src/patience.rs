@@ -15,13 +15,16 @@ const FILE: [Duration; 3] = [ms(100), ms(500), ms(2000)];
 /// How long a folder is waited for, as when a mount drops: half a minute in all.
 const FOLDER: [Duration; 6] = [ms(100), ms(500), ms(2000), ms(5000), ms(10_000), ms(12_000)];
 
+/// How long each further file is waited for while the folder stays away, so that few are skipped until it is back.
+const STILL_AWAY: [Duration; 1] = [ms(10_000)];
+
 /// Files that vanished alone are waited for until so many have not come back: a list may name thousands that are not there.
 const VANISHED: usize = 20;
 
 /// The patience with a set's files.
 #[derive(Default)]
 pub(crate) struct Patience {
-    /// The folder stayed away for as long as it is waited for; until it is back, files are asked for once.
+    /// The folder stayed away for as long as it is waited for, and is not back.
     given_up: AtomicBool,
     /// Files that vanished alone and did not come back.
     vanished: AtomicUsize,
@@ -39,9 +42,9 @@ impl Patience {
                 }
                 Err(error) => error,
             };
-            let away = !root.exists() || file.parent().is_some_and(|folder| !folder.exists());
+            let away = is_away(root);
             let waits: &[Duration] = match error.kind() {
-                _ if away && self.given_up.load(Ordering::Relaxed) => &[],
+                _ if away && self.given_up.load(Ordering::Relaxed) => &STILL_AWAY,
                 _ if away => &FOLDER,
                 io::ErrorKind::NotFound if self.vanished.load(Ordering::Relaxed) >= VANISHED => &[],
                 io::ErrorKind::NotFound => &FILE[..2],
@@ -60,8 +63,13 @@ impl Patience {
     }
 }
 
+/// Whether a folder is not there, or empty, as a mount's is when nothing is mounted.
+pub(crate) fn is_away(root: &Path) -> bool {
+    std::fs::read_dir(root).map_or(!root.is_file(), |mut entries| entries.next().is_none())
+}
+
 /// Whether a failure to read a file would be the same a second later.
-fn stays(kind: io::ErrorKind) -> bool {
+pub(crate) fn stays(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{
         InvalidData, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, PermissionDenied, UnexpectedEof, Unsupported,
     };
@@ -88,6 +96,7 @@ mod tests {
             })
         };
         let file = root.join("1");
+        fs::write(root.join("other"), "").unwrap();
         for (there, here) in [(root.clone(), away), (file.clone(), folder.path().join("2"))] {
             fs::rename(&there, &here).unwrap();
             let back = after(250, here, there);
@@ -97,9 +106,18 @@ mod tests {
     }
 
     #[test]
+    fn a_mount_that_dropped_is_gone_or_an_empty_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(is_away(folder.path()) && is_away(&folder.path().join("gone")));
+        fs::write(folder.path().join("1"), "").unwrap();
+        assert!(!is_away(folder.path()) && !is_away(&folder.path().join("1")));
+    }
+
+    #[test]
     fn what_stays_wrong_is_asked_for_once_and_what_may_pass_again() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("1");
+        fs::write(folder.path().join("other"), "").unwrap();
         let tries = |patience: &Patience, root: &Path, kind: io::ErrorKind, passes_at: usize| {
             let tried = Cell::new(0);
             let result = patience.read(root, &file, || {
@@ -112,12 +130,6 @@ mod tests {
         assert_eq!(tries(&patience, folder.path(), io::ErrorKind::PermissionDenied, 2), (1, false));
         assert_eq!(tries(&patience, folder.path(), io::ErrorKind::TimedOut, 2), (2, true));
         assert_eq!(tries(&patience, folder.path(), io::ErrorKind::NotFound, 2), (2, true));
-        // A folder that has been waited for is not waited for again with every file.
-        patience.given_up.store(true, Ordering::Relaxed);
-        let gone = folder.path().join("gone");
-        assert_eq!(tries(&patience, &gone, io::ErrorKind::NotFound, 2), (1, false));
-        assert_eq!(tries(&patience, &gone, io::ErrorKind::NotFound, 1), (1, true));
-        assert!(!patience.given_up.load(Ordering::Relaxed));
         patience.vanished.store(VANISHED, Ordering::Relaxed);
         assert_eq!(tries(&patience, folder.path(), io::ErrorKind::NotFound, 2), (1, false));
     }

@@ -1,12 +1,15 @@
 //! Where a set's files lie: below a folder, or in an object store.
 
 use crate::DataError;
-use crate::patience::Patience;
+use crate::patience::{Patience, is_away, stays};
 use crate::remote::{Store, is_remote, shown};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+/// Bytes of an image as it is stored, at the most.
+pub(crate) const MOST_BYTES: u64 = 1 << 30;
 
 /// A folder or a store; files are named by their paths below it.
 pub(crate) struct Place {
@@ -68,9 +71,17 @@ impl Place {
         }
         let path = self.full(file);
         self.patience.read(&self.root, &path, || match &range {
-            None => std::fs::read(&path),
+            None => read_file(&path),
             Some(range) => read_part(&path, range),
         })
+    }
+
+    /// Whether what failed with an error may be read later.
+    pub fn passes(&self, error: &io::Error) -> bool {
+        match error.kind() {
+            io::ErrorKind::NotFound => !self.is_far() && is_away(&self.root),
+            kind => !stays(kind),
+        }
     }
 
     /// A file to look through, and its bytes.
@@ -88,6 +99,15 @@ impl Place {
         let length = file.metadata()?.len();
         Ok((Box::new(BufReader::new(file)), length))
     }
+}
+
+/// An image's file; a pipe or a device, which might never end, is none.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() || metadata.len() > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file, or larger than any image"));
+    }
+    std::fs::read(path)
 }
 
 /// A path as a store's key.

@@ -4,7 +4,7 @@
 use crate::DataError;
 use crate::archives::{Contents, Member, look_into};
 use crate::cache::Cache;
-use crate::place::Place;
+use crate::place::{MOST_BYTES, Place};
 use flate2::read::DeflateDecoder;
 use std::collections::HashMap;
 use std::io::{self, Read};
@@ -20,6 +20,9 @@ const READERS: usize = 8;
 
 /// Bytes that are fetched together from far away.
 const NEIGHBOURS: u64 = 8 << 20;
+
+/// Images that are fetched together, at the most.
+const MOST_NEIGHBOURS: usize = 10_000;
 
 /// A list of class names beside shards, in JSON; `.cls` members are numbers in it.
 pub(crate) const CLASSES: &str = "classes.json";
@@ -47,6 +50,9 @@ struct Shard {
 /// A range that is none, an archive that is packed.
 pub(crate) fn named(path: &Path) -> Result<Option<(PathBuf, Vec<PathBuf>)>, DataError> {
     let text = path.to_string_lossy();
+    if path.is_dir() {
+        return Ok(None);
+    }
     let ends_in = |endings: &[&str]| endings.iter().any(|ending| text.to_lowercase().ends_with(ending));
     if ends_in(&[".tar.gz", ".tgz"]) {
         return Err(DataError::path(path, "is packed, and its images cannot be read where they lie; unpack it with gunzip first"));
@@ -101,6 +107,11 @@ impl Shards {
         }
         let groups = if place.is_far() { neighbours(&shards) } else { Vec::new() };
         Ok(Shards { place, shards, len, groups, cache: Cache::default() })
+    }
+
+    /// Where they lie.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     pub fn len(&self) -> usize {
@@ -188,6 +199,9 @@ impl Shards {
         if member.inflated == Member::STORED {
             return Ok(stored);
         }
+        if u64::from(member.inflated) > MOST_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is larger than any image"));
+        }
         let mut bytes = Vec::new();
         DeflateDecoder::new(&stored[..]).take(u64::from(member.inflated)).read_to_end(&mut bytes)?;
         if bytes.len() == member.inflated as usize { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
@@ -210,14 +224,14 @@ impl Shards {
 
 /// The first image of each run of neighbours in a shard that are fetched together.
 fn neighbours(shards: &[Shard]) -> Vec<u32> {
-    let mut groups = Vec::new();
+    let (mut groups, mut begin) = (Vec::new(), 0);
     for shard in shards {
-        let members = &shard.contents.members;
-        let mut begin = 0;
-        for at in 0..members.len() {
-            let (from, to) = span(&members[begin..=at]);
-            if at == 0 || to - from > NEIGHBOURS {
-                begin = at;
+        let mut whole = (u64::MAX, 0);
+        for (at, member) in shard.contents.members.iter().enumerate() {
+            let (from, to) = span(std::slice::from_ref(member));
+            whole = (whole.0.min(from), whole.1.max(to));
+            if at == 0 || whole.1 - whole.0 > NEIGHBOURS || at - begin == MOST_NEIGHBOURS {
+                (whole, begin) = ((from, to), at);
                 groups.push((shard.first + at) as u32);
             }
         }

@@ -195,7 +195,10 @@ impl Dataset {
             Images::Shards { shards, .. } => shards.read(chosen),
             Images::Parquet { parquet, .. } => parquet.read(chosen),
         };
-        bytes.map_err(|e| DataError::Image { name: self.name(index), what: format!("cannot be read: {e}") })
+        bytes.map_err(|e| {
+            let passes = self.images.place().is_some_and(|place| place.passes(&e));
+            DataError::Unread { name: self.name(index), what: format!("cannot be read: {e}"), passes }
+        })
     }
 
     /// Decodes bytes that [`Dataset::raw`] gave.
@@ -247,6 +250,16 @@ impl Images {
             Images::Shards { shards, .. } => shards.len(),
             Images::Parquet { parquet, .. } => parquet.len(),
             Images::Packed { packed, .. } => packed.len(),
+        }
+    }
+
+    /// Where its files lie.
+    fn place(&self) -> Option<&Place> {
+        match self {
+            Images::Files { place, .. } => Some(place),
+            Images::Shards { shards, .. } => Some(shards.place()),
+            Images::Parquet { parquet, .. } => Some(parquet.place()),
+            Images::Packed { .. } => None,
         }
     }
 

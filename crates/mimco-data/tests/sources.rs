@@ -116,14 +116,25 @@ fn an_index_beside_a_shard_is_taken_if_it_is_of_it() {
     let bytes = std::fs::read(&shard).unwrap();
     let start = bytes.windows(4).position(|four| four == b"\x89PNG").unwrap();
     assert_eq!(start % 512, 0);
+    let size = std::str::from_utf8(&bytes[start - 512 + 124..start - 512 + 135]).unwrap();
+    let length = u64::from_str_radix(size, 8).unwrap();
     let line = |name: &str, length: u64| format!("v1.2 1\npng {start} {length} {name}\n");
-    std::fs::write(&index, line("000000.png", 60)).unwrap();
+    std::fs::write(&index, line("000000.png", length)).unwrap();
     assert_eq!(names(), ["a.tar/000000.png"]);
-    for other in ["v1.2 2\n".to_string(), line("000000.png", 1 << 40), line("two names.png", 60), "v9\n".into(), String::new()] {
+    // Of another archive: what it says is not what stands there.
+    for other in [
+        line("000000.png", length - 1),
+        line("000009.png", length),
+        "v1.2 2\n".to_string(),
+        line("000000.png", 1 << 40),
+        line("two names.png", 60),
+        "v9\n".into(),
+        String::new(),
+    ] {
         std::fs::write(&index, &other).unwrap();
         assert_eq!(names(), whole, "{other}");
     }
-    std::fs::write(&index, line("000000.png", 60)).unwrap();
+    std::fs::write(&index, line("000000.png", length)).unwrap();
     let later = std::time::SystemTime::now() + std::time::Duration::from_secs(5);
     std::fs::File::options().write(true).open(&shard).unwrap().set_modified(later).unwrap();
     assert_eq!(names(), whole, "the shard was written after its index");
