@@ -5,7 +5,7 @@ use crate::formats::{self, Split};
 use crate::index::Known;
 use crate::parquet::Parquet;
 use crate::place::Place;
-use crate::remote::Store;
+use crate::remote::{Store, shown};
 use crate::shards::{self as archives, Shards};
 use crate::source::Images;
 use crate::tree::{Folder, Listing, Names, Tree, parts};
@@ -19,7 +19,8 @@ const LOOKED_FOR: &str =
 
 impl Dataset {
     /// Images without labels: a folder at any depth, a list of files (`.txt`, one a line, relative to the list), shards (`name-{000..127}.tar`, or
-    /// a folder with nothing else), a zip archive, a CIFAR binary file or folder, an IDX file or folder.
+    /// a folder with nothing else), parquet files, a zip archive, a CIFAR binary file or folder, an IDX file or folder; of a folder, shards or parquet
+    /// also the URL in an object store.
     ///
     /// # Errors
     /// A path that is not there, cannot be read, or holds no image.
@@ -123,7 +124,7 @@ fn open_class_folders(place: Place, tree: Tree) -> Result<Dataset, DataError> {
 /// Shards, or parquet files; not both, since an order mixes them in other ways.
 fn open_archives(path: &Path, place: Place, mut archives: Vec<PathBuf>, labelled: bool) -> Result<Dataset, DataError> {
     let is_parquet = |archive: &PathBuf| archive.extension().is_some_and(|e| e.eq_ignore_ascii_case("parquet"));
-    let name = place.full(path.file_name().map_or(Path::new(""), Path::new)).display().to_string();
+    let name = if place.is_far() { shown(&path.to_string_lossy()) } else { path.display().to_string() };
     if !archives.iter().any(is_parquet) {
         let shards = Shards::open(place, archives, labelled)?;
         if shards.len() == 0 {
