@@ -195,10 +195,11 @@ fn holds_its_chunks(bytes: &[u8]) -> bool {
     let length = |at: usize| bytes.get(at..at + 4)?.try_into().ok().map(|length| u32::from_le_bytes(length) as usize);
     let Some(end) = length(4).map(|length| bytes.len().min(length.saturating_add(8))) else { return false };
     let mut at = 12; // behind `RIFF`, its length and `WEBP`
-    while at + 8 <= end {
+    while at + 8 <= bytes.len() {
         let Some(next) = length(at + 4).and_then(|length| at.checked_add(8)?.checked_add(length)) else { return false };
+        // What lies behind the end is somebody else's, but for a part that the decoder looks for there too.
         if next > bytes.len() {
-            return false;
+            return at >= end && !bytes[at..].starts_with(b"EXIF");
         }
         at = next.next_multiple_of(2);
     }
