@@ -4,7 +4,7 @@
 use libfuzzer_sys::fuzz_target;
 use std::io::Cursor;
 use std::path::Path;
-use mimco::interop::weights::Weights;
+use mimco::interop::read::weights::Weights;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(weights) = Weights::from_source(Path::new("a file"), Cursor::new(bytes.to_vec())) {

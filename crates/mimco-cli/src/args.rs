@@ -1,6 +1,8 @@
 //! Every flag, defined once: help, completions and parsing come from here.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mimco::interop::convert::ExportTarget;
+use mimco::models::backbone::FeatureKind;
 use std::path::PathBuf;
 
 /// Pre-trains vision transformers on your own images, without labels.
@@ -128,15 +130,6 @@ impl Common {
     }
 }
 
-/// Which feature of an image.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Feature {
-    /// The class token after the final norm
-    Class,
-    /// The mean of the patch tokens after the final norm
-    Mean,
-}
-
 /// A backbone to take features from.
 #[derive(Args)]
 pub struct Backbone {
@@ -145,7 +138,7 @@ pub struct Backbone {
     pub backbone: PathBuf,
     /// Which feature
     #[arg(long, value_enum, default_value = "class")]
-    pub feature: Feature,
+    pub feature: FeatureKind,
     #[command(flatten)]
     pub common: Common,
     /// model.heads, model.image_size, model.encoder, data.mean and data.std over what the file says
@@ -211,19 +204,6 @@ pub struct Inspect {
     pub settings: Vec<String>,
 }
 
-/// Whose files are written.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum To {
-    /// timm: a state dict and the hub's config.json
-    Timm,
-    /// Hugging Face: a folder for from_pretrained
-    Hf,
-    /// ONNX: from normalised pixels to tokens and features
-    Onnx,
-    /// This program: timm's names, with metadata
-    Native,
-}
-
 #[derive(Args)]
 pub struct Convert {
     /// A checkpoint: safetensors or PyTorch
@@ -232,9 +212,9 @@ pub struct Convert {
     /// A file (.safetensors, .onnx), or a folder
     #[arg(value_name = "OUT")]
     pub output: PathBuf,
-    /// Whose files
+    /// Target format
     #[arg(long, value_enum)]
-    pub to: To,
+    pub to: ExportTarget,
     /// Images that the ONNX graph takes at a time; any number unless told
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub batch: Option<u32>,

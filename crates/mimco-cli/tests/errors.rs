@@ -168,7 +168,7 @@ fn foreign_checkpoints_are_refused_asked_or_taken() {
     assert_fails(&mut verb("convert", "dinov2_reg.pth", &to_timm), 2, &["dinov2_reg.pth", "set model.heads"]);
     assert!(!converted.exists(), "nothing was begun");
     success(verb("convert", "dinov2_reg.pth", &to_timm).arg("model.heads=3"));
-    assert_fails(verb("convert", "dinov2_reg.pth", &to_timm).arg("model.heads=3"), 2, &["there already", "--overwrite"]);
+    assert_fails(verb("convert", "dinov2_reg.pth", &to_timm).arg("model.heads=3"), 2, &["exists already", "--overwrite"]);
 
     pictures(&data, "a", 8);
     let teach = |more: &[&str]| {

@@ -2,7 +2,8 @@
 
 use crate::evaluation::features::{Features, extract, labels_of, pixels};
 use crate::evaluation::{knn::knn_top1, linear::linear_top1};
-use crate::interop::backbone::{self, BackboneOverrides};
+use crate::interop::backbone;
+use crate::models::overrides::BackboneOverrides;
 use crate::models::vit::{Start, Vit};
 use crate::report::{DemoReport, Row, write_demo};
 use crate::settings::{Config, Plan};

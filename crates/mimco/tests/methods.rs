@@ -1,11 +1,12 @@
 //! Both methods against a PyTorch implementation written for this test (fixtures/make_methods.py): losses, accuracies and the gradient of every
 //! parameter; and against values worked out here in f64.
 
-use mimco::interop::weights::Weights;
+use mimco::interop::read::weights::Weights;
 use mimco::methods::mask::MaskGenerator;
-use mimco::methods::mimco::{Backbone, Mimco, Places};
+use mimco::methods::mimco::{Mimco, Places};
 use mimco::methods::moco_v3::MocoV3;
 use mimco::methods::{Clock, Method};
+use mimco::models::backbone::Backbone;
 use mimco::models::vit::{Forward, Position, Start, Vit, VitConfig};
 use mimco::settings::{self, Config, ImageLoss, MethodName, PatchCandidates, PatchLoss, Pooling, Precision, TeacherNorm};
 use mimco_engine::ops::Masked;
@@ -34,7 +35,7 @@ struct Array {
 
 fn fixture(name: &str) -> File {
     let weights = Weights::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/{name}.safetensors"))).unwrap();
-    let array = |(name, array): (&String, &mimco::interop::weights::Array)| {
+    let array = |(name, array): (&String, &mimco::interop::read::weights::Array)| {
         (name.clone(), Array { shape: array.shape.clone(), data: weights.read(name).unwrap() })
     };
     File { tensors: weights.tensors.iter().map(array).collect() }

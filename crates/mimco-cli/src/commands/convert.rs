@@ -1,9 +1,9 @@
 //! `mimco inspect FILE` and `mimco convert IN OUT --to timm|hf|onnx|native`
 
-use crate::args::{Convert, Inspect, To};
+use crate::args::{Convert, Inspect};
 use crate::{Done, output};
-use mimco::interop::backbone::BackboneOverrides;
-use mimco::interop::convert::{self, Request, Target};
+use mimco::interop::convert::{self, Request};
+use mimco::models::overrides::BackboneOverrides;
 
 pub fn inspect(args: Inspect) -> anyhow::Result<Done> {
     let inspection = mimco::interop::inspect::inspect(&args.file, &BackboneOverrides::from_settings(&args.settings)?)?;
@@ -16,15 +16,10 @@ pub fn inspect(args: Inspect) -> anyhow::Result<Done> {
 }
 
 pub fn convert(args: Convert) -> anyhow::Result<Done> {
-    let target = match args.to {
-        To::Timm => Target::Timm,
-        To::Hf => Target::HuggingFace,
-        To::Onnx => Target::Onnx,
-        To::Native => Target::Native,
-    };
     let overrides = BackboneOverrides::from_settings(&args.settings)?;
     let batch = args.batch.map(|batch| batch as usize);
-    let request = Request { input: &args.input, output: &args.output, target, overrides: &overrides, batch, overwrite: args.overwrite };
+    let request =
+        Request { input: &args.input, output: &args.output, target: args.to, overrides: &overrides, batch, overwrite: args.overwrite };
     let (info, files) = convert::convert(&request)?;
     if args.json {
         output::json(&serde_json::json!({ "architecture": info.architecture, "method": info.method, "info": info, "files": files }))?;

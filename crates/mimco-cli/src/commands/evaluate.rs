@@ -1,10 +1,11 @@
 //! `mimco knn`, `mimco linear`, `mimco embed`: features of a backbone, and what they are worth.
 
-use crate::args::{Backbone, Embed, Feature, Knn, Linear};
+use crate::args::{Backbone, Embed, Knn, Linear};
 use crate::{Done, output};
-use mimco::evaluation::features::{FeatureKind, Features, extract, labels_of};
+use mimco::evaluation::features::{Features, extract, labels_of};
 use mimco::evaluation::{embed as embedding, knn::knn_top1, linear::linear_top1};
-use mimco::interop::backbone::{self, BackboneOverrides};
+use mimco::interop::backbone;
+use mimco::models::overrides::BackboneOverrides;
 use mimco_data::Dataset;
 use std::path::Path;
 
@@ -92,9 +93,5 @@ fn features<const N: usize>(args: &Backbone, sets: [&Dataset; N]) -> Result<Vec<
     args.common.announce();
     let overrides = BackboneOverrides::from_settings(&args.settings)?;
     let backbone = backbone::load(&args.backbone, &overrides)?.backbone;
-    let kind = match args.feature {
-        Feature::Class => FeatureKind::Class,
-        Feature::Mean => FeatureKind::Mean,
-    };
-    sets.iter().map(|set| extract(&backbone.vit, &backbone.parameters, set, kind)).collect()
+    sets.iter().map(|set| extract(&backbone.vit, &backbone.parameters, set, args.feature)).collect()
 }

@@ -3,10 +3,11 @@
 use super::{Rate, peak_mib, products, rate};
 use crate::Error;
 use crate::methods::mask::MaskGenerator;
-use crate::methods::mimco::{Backbone, Mimco, Places};
+use crate::methods::mimco::{Mimco, Places};
 use crate::methods::moco_v3::MocoV3;
 use crate::methods::{Clock, Method};
 use crate::models::arch::Arch;
+use crate::models::backbone::Backbone;
 use crate::models::vit::{Forward, Start, Vit, VitConfig};
 use crate::settings::{Config, MethodName, Mimco as MimcoSettings, MocoV3 as MocoV3Settings, Precision};
 use mimco_data::random::{Purpose, keyed, unit};

@@ -1,7 +1,7 @@
 //! Files of features for other tools: NumPy, safetensors, Parquet.
 
 use super::features::Features;
-use crate::interop::safetensors;
+use crate::interop::write::safetensors;
 use crate::{Error, files};
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;

@@ -1,28 +1,18 @@
 //! Features of images: what a backbone makes of the evaluation view, computed once and kept.
 
 use crate::Error;
+use crate::models::backbone::FeatureKind;
 use crate::models::vit::{Forward, Vit};
 use mimco_data::loader::{Loader, LoaderOptions};
 use mimco_data::pipeline::Pipeline;
 use mimco_data::{DataError, Dataset};
 use mimco_engine::cpu::threads::threads;
 use mimco_engine::{Parameters, Tape, Tensor};
-use serde::{Deserialize, Serialize};
 
 /// Tokens that one forward pass takes: enough to keep all cores busy, few enough to stay in memory.
 const TOKENS: usize = 2048;
 /// Images a batch where no model sets it.
 const PIXEL_BATCH: usize = 64;
-
-/// Which of a backbone's outputs is the feature.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum FeatureKind {
-    /// The class token after the final norm.
-    Class,
-    /// The mean of the patch tokens after the final norm.
-    Mean,
-}
 
 /// One feature a row, of the images of a set that can be read.
 #[derive(Clone, PartialEq, Debug)]

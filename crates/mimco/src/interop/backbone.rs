@@ -1,164 +1,94 @@
-//! A backbone on disk. Written: safetensors with timm's names, and in its metadata what shapes do not tell. Read: any checkpoint whose layout is
-//! known ([`super::layout`]).
+//! Saving and loading of backbones. Exports are safetensors files with timm's names and an
+//! [`Info`] in their metadata. [`load`] reads any checkpoint with a known layout.
 
-use super::card;
-use super::facts::{Facts, Found, PositionRows};
-use super::layout::{Layout, shown};
-pub use super::overrides::BackboneOverrides;
-use super::positions;
-use super::safetensors;
-use super::sources::Source;
-use super::weights::Weights;
-use crate::evaluation::features::FeatureKind;
-use crate::methods::mimco::Backbone;
-use crate::models::vit::{Vit, VitConfig};
-use crate::settings::Config;
-use crate::settings::check::{LARGEST_IMAGE, MAX_PATCHES};
+use super::info::Info;
+use super::read::layouts::Layout;
+use super::read::projects::Project;
+use super::read::resolve::{PositionRows, ResolvedModel};
+use super::read::tensor_map::TensorMap;
+use super::read::weights::Weights;
+use super::read::{positions, printable};
+use super::write::{model_card, safetensors, tensors};
+use crate::models::backbone::Backbone;
+use crate::models::overrides::BackboneOverrides;
+use crate::models::vit::{LARGEST_IMAGE, MAX_PATCHES, Vit, VitConfig};
 use crate::{Error, files};
 use mimco_engine::Parameters;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The metadata key that holds [`Info`] as JSON.
-pub(crate) const KEY: &str = "mimco";
-
-/// What a backbone is and where it comes from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Info {
-    /// Architecture with sizes and heads.
-    pub model: VitConfig,
-    /// The architecture's name.
-    pub architecture: String,
-    /// Method that trained it, `random` for none; for a converted checkpoint its source.
-    pub method: String,
-    /// Seed of the run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<u64>,
-    /// Updates done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Pooling of the feature that was trained.
-    pub pooling: FeatureKind,
-    /// Settings of the run that change what comes out of it, `key=value` a line.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipe: Option<String>,
-    /// Digest of the images trained on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub data: Option<String>,
-    /// Method and architecture of the teacher, where there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub teacher: Option<String>,
-    /// Licence of the source's code, or of the teacher's source's, where it is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub licence: Option<String>,
-}
-
-/// A backbone from a file.
+/// Backbone read from a file.
 pub struct Loaded {
     /// Model and parameters.
     pub backbone: Backbone,
-    /// What it is and where it comes from.
+    /// Description and origin of the model.
     pub info: Info,
 }
 
-impl Info {
-    /// What a run's backbone is.
-    pub fn of(config: &Config, vit: &Vit, steps: u64, data: Option<u64>, teacher: Option<&Info>) -> Info {
-        Info {
-            model: vit.config.clone(),
-            architecture: vit.config.name(),
-            method: config.method.to_string(),
-            seed: Some(config.seed),
-            steps: Some(steps),
-            pooling: config.feature_kind(),
-            recipe: Some(config.lasting()),
-            data: data.map(|digest| format!("{digest:016x}")),
-            teacher: teacher.map(|teacher| format!("{} {}", teacher.method, teacher.architecture)),
-            licence: teacher.and_then(|teacher| teacher.licence.clone()),
-        }
-    }
-
-    /// What a foreign checkpoint's backbone is.
-    fn of_source(source: Source, facts: &Facts) -> Info {
-        Info {
-            model: facts.config.clone(),
-            architecture: facts.config.name(),
-            method: source.name().to_string(),
-            seed: None,
-            steps: None,
-            pooling: facts.pooling,
-            recipe: None,
-            data: None,
-            teacher: None,
-            licence: source.licence().map(str::to_string),
-        }
-    }
-
-    /// As one line, for a file's metadata.
-    pub(crate) fn to_json(&self, path: &Path) -> Result<String, Error> {
-        serde_json::to_string(self).map_err(|e| Error::file(path, e))
-    }
-}
-
-/// Writes a backbone with timm's names, and beside it `config.json` with the same facts for a reader and `README.md`, its model card.
+/// Writes a backbone as a safetensors file with timm's names, and next to it `config.json` (the same
+/// [`Info`], indented) and `README.md` (the model card).
 ///
 /// # Errors
-/// Where a file cannot be written.
+/// A file that cannot be written.
 pub fn save(path: &Path, parameters: &Parameters, info: &Info) -> Result<(), Error> {
-    safetensors::write_f32(path, &arrays(&info.model, parameters), &metadata(path, info)?)?;
-    let readable = serde_json::to_string_pretty(info).map_err(|e| Error::file(path, e))? + "\n";
-    files::write_atomically(&path.with_file_name("config.json"), readable.as_bytes())?;
+    safetensors::write_f32(path, &tensors::backbone_tensors(&info.model, parameters), &info.metadata(path)?)?;
+    let indented = serde_json::to_string_pretty(info).map_err(|e| Error::file(path, e))? + "\n";
+    files::write_atomically(&path.with_file_name("config.json"), indented.as_bytes())?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
-    files::write_atomically(&path.with_file_name("README.md"), card::text(&file, info).as_bytes())
+    files::write_atomically(&path.with_file_name("README.md"), model_card::text(&file, info).as_bytes())
 }
 
-/// An array to write: name, sizes, numbers.
-pub(super) type Named<'a> = (String, Vec<usize>, &'a [f32]);
-
-/// A backbone's parameters by timm's names, from a table of its own or, as MoCo v3's, among others'.
-pub(super) fn arrays<'a>(config: &VitConfig, parameters: &'a Parameters) -> Vec<Named<'a>> {
-    let find = |name: &str| parameters.find(name).or_else(|| parameters.find(&format!("base_encoder.{name}")));
-    let all = config.parameters().into_iter();
-    all.filter_map(|(name, shape)| find(&name).map(|id| (name, shape, parameters.get(id)))).collect()
-}
-
-/// A number as people write it: 1e-6 and 0.485, not what f64 makes of the f32.
-pub(super) fn decimal(number: f32) -> f64 {
-    format!("{number:e}").parse().unwrap_or(f64::from(number))
-}
-
-/// A safetensors file's metadata.
-pub(super) fn metadata(path: &Path, info: &Info) -> Result<BTreeMap<String, String>, Error> {
-    Ok(BTreeMap::from([(KEY.to_string(), info.to_json(path)?), ("format".to_string(), "pt".to_string())]))
-}
-
-/// Reads a backbone from any checkpoint whose layout is known. What it was taken for is said, and what was taken on nobody's word warned of.
+/// Loads a backbone from any checkpoint with a known layout. Logs the detected project; warns about
+/// every assumed value.
 ///
 /// # Errors
-/// A file that is missing, damaged, no ViT's or of a kind that cannot be run; a fact that nothing tells, which names its setting; the first tensor
-/// that is missing, misshapen or not finite.
+/// - A file that is missing, damaged or not a ViT's, or a model of an unsupported kind.
+/// - A property of the model that nothing determines; the error names the setting which supplies it.
+/// - The first tensor that is missing, has the wrong shape or is not finite.
+///
+/// # Examples
+/// ```
+/// use mimco::interop::{backbone, info::Info};
+/// use mimco::models::backbone::FeatureKind;
+/// use mimco::models::overrides::BackboneOverrides;
+/// use mimco::models::vit::{Vit, VitConfig};
+/// use mimco_engine::Parameters;
+///
+/// // One block of width 16 with 2 heads and 4-pixel patches of 8-pixel images.
+/// let config = VitConfig { heads: 2, ..VitConfig::plain(16, 1, 32, 4, 8) };
+/// let mut parameters = Parameters::new();
+/// Vit::declare(&config, &mut parameters, "");
+/// parameters.flat_mut().iter_mut().enumerate().for_each(|(i, value)| *value = (i as f32).sin());
+///
+/// let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("backbone.safetensors");
+/// backbone::save(&path, &parameters, &Info::new(&config, "random", FeatureKind::Class))?;
+///
+/// let loaded = backbone::load(&path, &BackboneOverrides::default())?;
+/// assert_eq!(loaded.info.model, config);
+/// assert_eq!(loaded.backbone.parameters.flat(), parameters.flat());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error> {
-    let weights = open(path)?;
-    let layout = Layout::of(&weights, overrides.encoder.as_deref())?;
-    let facts = Facts::of(&weights, &layout, overrides)?;
-    let info = info(path, &layout, &facts, overrides)?;
-    match &facts.warning {
+    let weights = open_weights(path)?;
+    let layout = Layout::detect(&weights, overrides.encoder.as_deref())?;
+    let resolved = ResolvedModel::resolve(&weights, &layout, overrides)?;
+    let info = complete_info(path, &layout, &resolved, overrides)?;
+    match &resolved.warning {
         Some(warning) => tracing::warn!("{warning}"),
-        None if layout.source == Source::Native => {}
-        None => tracing::info!("{}", taken_for(path, &layout, &facts)),
+        None if layout.project == Project::Native => {}
+        None => tracing::info!("{}", describe(path, &layout, &resolved)),
     }
-    let reader = Reader { found: Found::new(&weights, &layout)?, weights: &weights, facts: &facts };
-    if let Some(fault) = facts.faults(&reader.found, 1).pop() {
-        return Err(Error::file(weights.path(), fault));
+    let reader = ParameterReader { map: TensorMap::new(&weights, &layout)?, weights: &weights, resolved: &resolved };
+    if let Some(error) = resolved.shape_errors(&reader.map, 1).pop() {
+        return Err(Error::file(weights.path(), error));
     }
     let mut parameters = Parameters::new();
     let vit = Vit::declare(&info.model, &mut parameters, "");
     for entry in parameters.entries().to_vec() {
         let values = reader.parameter(&entry.name, info.model.grid())?;
         if values.iter().any(|v| !v.is_finite()) {
-            let theirs = reader.found.name(&entry.name).unwrap_or(&entry.name);
-            let what = format!("`{}` holds numbers that are not finite in f32; take an earlier checkpoint", shown(theirs));
+            let stored = reader.map.stored_name(&entry.name).unwrap_or(&entry.name);
+            let what = format!("`{}` contains values that are not finite in f32; use an earlier checkpoint", printable(stored));
             return Err(Error::file(path, what));
         }
         parameters.flat_mut()[entry.range].copy_from_slice(&values);
@@ -166,30 +96,34 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error>
     Ok(Loaded { backbone: Backbone { vit, parameters }, info })
 }
 
-/// The model that [`load`] would return, without its numbers and in silence.
+/// Returns the model that [`load`] would return, without reading its parameters and without logging.
 ///
 /// # Errors
-/// As there, but for the tensors.
+/// Those of [`load`], except for missing and misshapen tensors and for values that are not finite.
 pub fn model(path: &Path, overrides: &BackboneOverrides) -> Result<VitConfig, Error> {
-    let weights = open(path)?;
-    let layout = Layout::of(&weights, overrides.encoder.as_deref())?;
-    Ok(info(path, &layout, &Facts::of(&weights, &layout, overrides)?, overrides)?.model)
+    let weights = open_weights(path)?;
+    let layout = Layout::detect(&weights, overrides.encoder.as_deref())?;
+    Ok(complete_info(path, &layout, &ResolvedModel::resolve(&weights, &layout, overrides)?, overrides)?.model)
 }
 
-/// What a file's backbone is, once nothing is left open.
-fn info(path: &Path, layout: &Layout, facts: &Facts, overrides: &BackboneOverrides) -> Result<Info, Error> {
-    if !facts.open.is_empty() {
-        let open: Vec<String> = facts.open.iter().map(|open| format!("{}{open}", overrides.scope())).collect();
-        return Err(Error::Setting(format!("{}: cannot be told from the file, so set {}", path.display(), open.join("; and "))));
+/// Returns the description of a model that is resolved completely, at the image size that is set.
+fn complete_info(path: &Path, layout: &Layout, resolved: &ResolvedModel, overrides: &BackboneOverrides) -> Result<Info, Error> {
+    if !resolved.unresolved.is_empty() {
+        let settings: Vec<String> = resolved.unresolved.iter().map(|setting| format!("{}{setting}", overrides.scope())).collect();
+        return Err(Error::Setting(format!(
+            "{}: the file does not determine the whole model; set {}",
+            path.display(),
+            settings.join("; and ")
+        )));
     }
-    let mut info = facts.info.clone().unwrap_or_else(|| Info::of_source(layout.source, facts));
-    info.model = VitConfig { image: overrides.image_size.unwrap_or(facts.config.image), ..facts.config.clone() };
+    let mut info = resolved.info.clone().unwrap_or_else(|| resolved.foreign_info(layout.project));
+    info.model = VitConfig { image: overrides.image_size.unwrap_or(resolved.config.image), ..resolved.config.clone() };
     info.architecture = info.model.name();
     let VitConfig { image, patch, .. } = info.model;
     let resized = overrides.image_size.is_some();
     if resized && (image == 0 || image > LARGEST_IMAGE || !image.is_multiple_of(patch) || info.model.patches() > MAX_PATCHES) {
         return Err(Error::Setting(format!(
-            "{}: {}model.image_size={image}: a multiple of its patches of {patch}, at most {LARGEST_IMAGE} and {MAX_PATCHES} patches",
+            "{}: {}model.image_size={image}: give a multiple of the patch size {patch}, at most {LARGEST_IMAGE} and {MAX_PATCHES} patches",
             path.display(),
             overrides.scope()
         )));
@@ -197,88 +131,92 @@ fn info(path: &Path, layout: &Layout, facts: &Facts, overrides: &BackboneOverrid
     Ok(info)
 }
 
-/// A foreign file in a line: what it was taken for, and why.
-fn taken_for(path: &Path, layout: &Layout, facts: &Facts) -> String {
-    let said: Vec<String> = facts.said.iter().skip(1).map(|said| format!("{} {} ({})", said.what, said.value, said.whence)).collect();
+/// Describes a foreign checkpoint in one line: its project, its model and where each value comes from.
+fn describe(path: &Path, layout: &Layout, resolved: &ResolvedModel) -> String {
+    let values = resolved.provenance.iter().skip(1); // the first is the layout
+    let values: Vec<String> = values.map(|value| format!("{} {} ({})", value.property, value.value, value.origin)).collect();
     let encoder = match (layout.prefix.as_str(), layout.encoders) {
         ("", _) => String::new(),
-        (prefix, 1) => format!("encoder `{}`, ", shown(prefix)),
-        (prefix, several) => format!("encoder `{}` of {several} (model.encoder names another), ", shown(prefix)),
+        (prefix, 1) => format!("encoder `{}`, ", printable(prefix)),
+        (prefix, several) => format!("encoder `{}` of {several} (model.encoder selects another), ", printable(prefix)),
     };
-    format!("{}: {} of {}; {encoder}{}", path.display(), facts.config.name(), layout.source.name(), said.join(", "))
+    format!("{}: {} of {}; {encoder}{}", path.display(), resolved.config.name(), layout.project.name(), values.join(", "))
 }
 
-/// Names of weights in a folder, as Hugging Face, timm and this program give them.
-const NAMES: [&str; 4] = ["model.safetensors", "backbone.safetensors", "export/backbone.safetensors", "pytorch_model.bin"];
+/// Names of the weights in a folder that Hugging Face, timm or this program wrote.
+const WEIGHTS_FILES: [&str; 4] = ["model.safetensors", "backbone.safetensors", "export/backbone.safetensors", "pytorch_model.bin"];
 
-/// The weights of a folder, or the file itself.
+/// Returns the file with the weights: `path` itself, or the file in the folder `path`.
 pub(super) fn weights_file(path: &Path) -> Option<PathBuf> {
     if !path.is_dir() {
         return Some(path.to_path_buf());
     }
-    NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file())
+    WEIGHTS_FILES.iter().map(|name| path.join(name)).find(|file| file.is_file())
 }
 
-/// Opens a checkpoint; of a folder its weights.
-pub(super) fn open(path: &Path) -> Result<Weights, Error> {
+/// Opens a checkpoint: a file, or a folder that contains one.
+pub(super) fn open_weights(path: &Path) -> Result<Weights, Error> {
     if !path.is_dir() {
         return Weights::open(path);
     }
     match weights_file(path) {
         Some(file) => Weights::open(&file),
         None if path.join("model.safetensors.index.json").is_file() => {
-            Err(Error::file(path, "holds a model in several shards; save it in one file (max_shard_size in save_pretrained)"))
+            Err(Error::file(path, "contains a model in several shards; save it in one file (max_shard_size in save_pretrained)"))
         }
-        None => Err(Error::file(path, format!("is a folder without {}; give the checkpoint's file", NAMES.join(", ")))),
+        None => Err(Error::file(path, format!("is a folder without {}; give the checkpoint's file", WEIGHTS_FILES.join(", ")))),
     }
 }
 
-/// Parameters of a file by their names here.
-struct Reader<'a> {
-    found: Found<'a>,
+/// Reads parameters from a file by timm's names.
+struct ParameterReader<'a> {
+    map: TensorMap<'a>,
     weights: &'a Weights,
-    facts: &'a Facts,
+    resolved: &'a ResolvedModel,
 }
 
-impl Reader<'_> {
-    /// A parameter's values; positions for a grid of this side.
+impl ParameterReader<'_> {
+    /// Returns a parameter's values, row by row; positions for a grid of `grid` x `grid` patches.
     fn parameter(&self, name: &str, grid: usize) -> Result<Vec<f32>, Error> {
-        let VitConfig { width, registers, .. } = self.facts.config;
-        match (name, self.facts.positions) {
+        let VitConfig { width, registers, .. } = self.resolved.config;
+        match (name, self.resolved.positions) {
             ("pos_embed", rows) => {
-                let mut positions = self.whole(name)?;
+                let mut positions = self.tensor(name)?;
                 match rows {
                     PositionRows::ClassAndPatches => {}
                     PositionRows::Patches => drop(positions.splice(..0, vec![0.0; width])),
                     PositionRows::All => drop(positions.drain(width..(1 + registers) * width)),
                 }
-                let own = self.facts.config.grid();
-                Ok(if grid == own { positions } else { positions::resize(&positions, width, own, grid) })
+                let stored = self.resolved.config.grid();
+                Ok(if grid == stored { positions } else { positions::resize(&positions, width, stored, grid) })
             }
+            // Registers have no positions here, so theirs are added to the tokens.
             ("reg_token", PositionRows::All) => {
-                let (mut tokens, positions) = (self.whole(name)?, self.whole("pos_embed")?);
+                let (mut tokens, positions) = (self.tensor(name)?, self.tensor("pos_embed")?);
                 tokens.iter_mut().zip(&positions[width..]).for_each(|(token, position)| *token += position);
                 Ok(tokens)
             }
-            _ => match self.found.thirds(name) {
-                Some(thirds) => {
-                    let thirds: Result<Vec<Vec<f32>>, Error> = thirds.iter().map(|theirs| self.weights.read(theirs)).collect();
-                    Ok(thirds?.concat())
+            _ => match self.map.qkv_parts(name) {
+                Some(parts) => {
+                    let parts: Result<Vec<Vec<f32>>, Error> = parts.iter().map(|stored| self.weights.read(stored)).collect();
+                    Ok(parts?.concat())
                 }
-                None if self.found.lacks_bias(name) => Ok(vec![0.0; 3 * width]),
-                None => self.whole(name),
+                None if self.map.lacks_bias(name) => Ok(vec![0.0; 3 * width]),
+                None => self.tensor(name),
             },
         }
     }
 
-    fn whole(&self, ours: &str) -> Result<Vec<f32>, Error> {
-        self.weights.read(self.found.name(ours).unwrap_or(ours))
+    fn tensor(&self, parameter: &str) -> Result<Vec<f32>, Error> {
+        self.weights.read(self.map.stored_name(parameter).unwrap_or(parameter))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::interop::info::KEY;
+    use crate::models::backbone::FeatureKind;
     use crate::models::vit::{IMAGENET_MEAN, Position, Start};
 
     fn small() -> (Vit, Parameters) {
@@ -288,6 +226,11 @@ mod tests {
         let vit = Vit::declare(&config, &mut parameters, "");
         vit.initialise(&mut parameters, Start::Normal, 1);
         (vit, parameters)
+    }
+
+    fn described(vit: &Vit) -> Info {
+        let (data, recipe) = (Some("0000000000000005".into()), Some("seed=3\n".into()));
+        Info { seed: Some(3), steps: Some(7), recipe, data, ..Info::new(&vit.config, "mimco", FeatureKind::Mean) }
     }
 
     fn tensors(parameters: &Parameters, prefix: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
@@ -302,21 +245,21 @@ mod tests {
     }
 
     #[test]
-    fn an_export_comes_back_with_its_heads_and_statistics() {
+    fn an_export_keeps_its_heads_and_statistics() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("backbone.safetensors");
         let (vit, parameters) = small();
-        let info = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5), None);
+        let info = described(&vit);
         save(&path, &parameters, &info).unwrap();
-        let Loaded { backbone, info: told } = load(&path, &BackboneOverrides::default()).unwrap();
-        assert_eq!((&backbone.vit.config, backbone.parameters.flat(), told), (&vit.config, parameters.flat(), info));
+        let Loaded { backbone, info: loaded } = load(&path, &BackboneOverrides::default()).unwrap();
+        assert_eq!((&backbone.vit.config, backbone.parameters.flat(), loaded), (&vit.config, parameters.flat(), info));
         assert!(std::fs::read_to_string(folder.path().join("config.json")).unwrap().contains("vit_w64d2_h4_patch4_8"));
         let set = BackboneOverrides { heads: Some(2), ..Default::default() };
         assert_eq!(load(&path, &set).unwrap().info.model.heads, 2);
     }
 
     #[test]
-    fn a_file_without_metadata_is_taken_as_timms() {
+    fn a_file_without_metadata_is_read_as_timms() {
         let folder = tempfile::tempdir().unwrap();
         let (_, parameters) = small();
         let path = folder.path().join("a.safetensors");
@@ -327,10 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_is_its_encoder_and_not_a_moment_of_it() {
+    fn a_checkpoint_loads_its_encoder_and_not_its_moments() {
         let folder = tempfile::tempdir().unwrap();
         let (vit, parameters) = small();
-        let json = Info::of(&Config::defaults(crate::settings::MethodName::MocoV3), &vit, 7, None, None).to_json(Path::new("")).unwrap();
+        let json = described(&vit).to_json(Path::new("")).unwrap();
         for prefix in ["parameter.", "parameter.base_encoder."] {
             let path = folder.path().join("a.safetensors");
             let mut all = tensors(&parameters, prefix);
@@ -346,33 +289,33 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_told_before_anything_is_allocated_for_them() {
+    fn damaged_files_are_refused_before_anything_is_allocated_for_them() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let (vit, parameters) = small();
-        let says = |tensors: &[(String, Vec<usize>, Vec<f32>)], info: Option<String>, word: &str| {
+        let fails_with = |tensors: &[(String, Vec<usize>, Vec<f32>)], info: Option<String>, word: &str| {
             write(&path, tensors, info);
             let error = load(&path, &BackboneOverrides::default()).err().unwrap().to_string();
             assert!(error.contains(word) && !error.contains('\n'), "{error}");
         };
         let whole = tensors(&parameters, "");
-        let json = Info::of(&Config::defaults(crate::settings::MethodName::Mimco), &vit, 7, Some(5), None).to_json(&path).unwrap();
-        for (field, lie) in [
+        let json = described(&vit).to_json(&path).unwrap();
+        for (field, wrong) in [
             ("\"depth\":2", "\"depth\":1000000000"),
             ("\"width\":64", "\"width\":4611686018427387904"),
             ("\"image\":8", "\"image\":4000000"),
         ] {
             assert!(json.contains(field));
-            says(&whole, Some(json.replace(field, lie)), "its metadata says");
+            fails_with(&whole, Some(json.replace(field, wrong)), "its metadata describe");
         }
-        says(&whole, Some(json.replace("\"heads\":4", "\"heads\":0")), "heads");
-        says(&whole, Some("{".into()), "metadata cannot be read");
-        says(&whole[1..], None, "cls_token");
+        fails_with(&whole, Some(json.replace("\"heads\":4", "\"heads\":0")), "heads");
+        fails_with(&whole, Some("{".into()), "metadata cannot be parsed");
+        fails_with(&whole[1..], None, "cls_token");
         let mut odd = whole.clone();
         odd[0].2[0] = f32::NAN;
-        says(&odd, None, "not finite");
+        fails_with(&odd, None, "not finite");
         odd = whole.clone();
         (odd[0].1, odd[0].2) = (vec![1, 1, 32], vec![0.0; 32]);
-        says(&odd, None, "cls_token");
+        fails_with(&odd, None, "cls_token");
     }
 }

@@ -1,115 +1,124 @@
-//! What a checkpoint is, for people and scripts: its model, how that is known, and what becomes of each of its tensors.
+//! Inspection of a checkpoint: its model, where each property comes from, and the use of each tensor.
 
-use super::backbone::{BackboneOverrides, open};
-use super::facts::{Facts, Found, Said};
-use super::layout::{Fate, Layout};
+use super::backbone::open_weights;
+use super::read::layouts::{KeyMapping, Layout};
+use super::read::printable;
+use super::read::resolve::{Provenance, ResolvedModel};
+use super::read::tensor_map::TensorMap;
 use crate::Error;
+use crate::models::backbone::FeatureKind;
+use crate::models::overrides::BackboneOverrides;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Faults that are told of a file at most.
-const FAULTS: usize = 20;
+/// Most shape errors that are reported.
+const MOST_ERRORS: usize = 20;
 
-/// A checkpoint, looked at.
+/// Result of [`inspect`].
 #[derive(Debug, Serialize)]
 pub struct Inspection {
-    /// How it is written: `safetensors` or `PyTorch`.
+    /// File format: `safetensors` or `PyTorch`.
     pub format: String,
-    /// Whose names it has.
+    /// Project whose names the tensors have.
     pub layout: &'static str,
-    /// The architecture's name; its heads are a question mark where nothing tells them.
+    /// Name of the architecture, with a question mark for an unknown number of heads.
     pub architecture: String,
-    /// Attention heads, where something tells them.
+    /// Attention heads, if known.
     pub heads: Option<usize>,
-    /// Pooling of the feature that was trained.
-    pub pooling: crate::evaluation::features::FeatureKind,
-    /// Facts that shapes do not tell, and how they are known.
-    pub facts: Vec<Said>,
-    /// Licence of its source's code, where it is known.
-    pub licence: Option<String>,
-    /// Settings without which it cannot be run.
-    pub open: Vec<String>,
-    /// Every tensor of the file.
+    /// Feature that the pre-training trained.
+    pub pooling: FeatureKind,
+    /// Properties that do not follow from shapes, and their origins.
+    #[serde(rename = "facts")]
+    pub provenance: Vec<Provenance>,
+    /// License of the project's code, if known.
+    #[serde(rename = "licence")]
+    pub license: Option<String>,
+    /// Settings that are required to load the model, each with the reason.
+    #[serde(rename = "open")]
+    pub unresolved: Vec<String>,
+    /// All tensors of the file.
     pub keys: Vec<Key>,
-    /// Parameters that it lacks, by timm's names.
+    /// Parameters that the file lacks, by timm's names.
     pub missing: Vec<String>,
-    /// Why it cannot be loaded, if it cannot.
-    pub faults: Vec<String>,
-    /// What else is in it, by kind and number.
-    pub left_out: std::collections::BTreeMap<String, usize>,
+    /// Reasons why the checkpoint cannot be loaded.
+    #[serde(rename = "faults")]
+    pub shape_errors: Vec<String>,
+    /// Skipped contents of the file: number of occurrences by type or class.
+    pub left_out: BTreeMap<String, usize>,
 }
 
-/// A tensor of a file.
+/// Tensor of a file.
 #[derive(Debug, Serialize)]
 pub struct Key {
-    /// Its name there.
+    /// Name in the file.
     pub name: String,
-    /// Its sizes.
+    /// Shape in the file.
     pub shape: Vec<usize>,
-    /// Its numbers.
+    /// Element type in the file, by PyTorch's name.
     pub dtype: &'static str,
-    /// `used`, `renamed` or `dropped`.
-    pub fate: &'static str,
-    /// Its name here (timm's), or why it is dropped.
+    /// Use of the tensor: `used`, `renamed` or `dropped`.
+    #[serde(rename = "fate")]
+    pub mapping: &'static str,
+    /// Name of its parameter (timm's), or the reason why it is dropped.
     pub detail: String,
 }
 
-/// Looks at a checkpoint without reading its numbers.
+/// Inspects a checkpoint without reading its elements.
 ///
 /// # Errors
-/// What cannot be read, is no ViT or is one that cannot be run.
+/// A file that cannot be read or is not a ViT's, or a model of an unsupported kind.
 pub fn inspect(path: &Path, overrides: &BackboneOverrides) -> Result<Inspection, Error> {
-    let weights = open(path)?;
-    let layout = Layout::of(&weights, overrides.encoder.as_deref())?;
-    let facts = Facts::of(&weights, &layout, overrides)?;
-    let found = Found::new(&weights, &layout)?;
-    let keys = layout.keys.iter().filter_map(|(name, fate)| {
+    let weights = open_weights(path)?;
+    let layout = Layout::detect(&weights, overrides.encoder.as_deref())?;
+    let resolved = ResolvedModel::resolve(&weights, &layout, overrides)?;
+    let map = TensorMap::new(&weights, &layout)?;
+    let keys = layout.keys.iter().filter_map(|(name, mapping)| {
         let array = weights.tensors.get(name)?;
-        let (fate, detail) = match fate {
-            Fate::Is(ours) if ours == name => ("used", ours.clone()),
-            Fate::Is(ours) => ("renamed", ours.clone()),
-            Fate::Third(ours, which) => ("renamed", format!("{ours}, {} of q, k, v", ["first", "second", "third"][*which])),
-            Fate::Dropped(why) => ("dropped", why.to_string()),
+        let (mapping, detail) = match mapping {
+            KeyMapping::Parameter(parameter) if parameter == name => ("used", parameter.clone()),
+            KeyMapping::Parameter(parameter) => ("renamed", parameter.clone()),
+            KeyMapping::QkvPart(parameter, part) => ("renamed", format!("{parameter}, {} of q, k, v", ["first", "second", "third"][*part])),
+            KeyMapping::Ignored(reason) => ("dropped", reason.to_string()),
         };
-        Some(Key { name: name.clone(), shape: array.shape.clone(), dtype: array.dtype.name(), fate, detail })
+        Some(Key { name: name.clone(), shape: array.shape.clone(), dtype: array.dtype.name(), mapping, detail })
     });
-    let there = |name: &str| found.name(name).is_some() || found.thirds(name).is_some() || found.lacks_bias(name);
-    let missing = facts.config.parameters().into_iter().map(|(name, _)| name).filter(|name| !there(name));
+    let missing = resolved.config.parameters().into_iter().map(|(name, _)| name).filter(|name| !map.has(name));
     Ok(Inspection {
         format: weights.format.to_string(),
-        layout: layout.source.name(),
-        architecture: facts.config.name().replace("_h0_", "_h?_"),
-        heads: Some(facts.config.heads).filter(|heads| *heads > 0),
-        pooling: facts.pooling,
-        licence: facts.info.as_ref().map_or(layout.source.licence().map(str::to_string), |info| info.licence.clone()),
+        layout: layout.project.name(),
+        architecture: resolved.config.name().replace("_h0_", "_h?_"),
+        heads: Some(resolved.config.heads).filter(|heads| *heads > 0),
+        pooling: resolved.pooling,
+        license: resolved.info.as_ref().map_or(layout.project.license().map(str::to_string), |info| info.license.clone()),
         keys: keys.collect(),
         missing: missing.collect(),
-        faults: facts.faults(&found, FAULTS),
+        shape_errors: resolved.shape_errors(&map, MOST_ERRORS),
         left_out: weights.left_out.clone(),
-        facts: facts.said,
-        open: facts.open,
+        provenance: resolved.provenance,
+        unresolved: resolved.unresolved,
     })
 }
 
 impl Inspection {
-    /// As a page of text: facts on top, a line a tensor below.
+    /// Formats as text: the properties first, then one line a tensor.
     pub fn to_text(&self) -> String {
         let mut lines = vec![format!("{} of layout {} ({})", self.architecture, self.layout, self.format)];
-        lines.extend(self.facts.iter().map(|said| format!("  {}: {} ({})", said.what, said.value, said.whence)));
-        lines.extend(self.licence.iter().map(|licence| format!("  licence of the code: {licence}")));
-        lines.extend(self.open.iter().map(|open| format!("  to be set: {open}")));
+        lines.extend(self.provenance.iter().map(|value| format!("  {}: {} ({})", value.property, value.value, value.origin)));
+        lines.extend(self.license.iter().map(|license| format!("  license of the code: {license}")));
+        lines.extend(self.unresolved.iter().map(|setting| format!("  to be set: {setting}")));
         lines.push(String::new());
         let width = self.keys.iter().map(|key| key.name.chars().count()).max().unwrap_or(0).min(70);
         for key in &self.keys {
             let shape = format!("{:?}", key.shape);
-            let detail = if key.fate == "used" { "" } else { key.detail.as_str() };
-            let name = super::layout::shown(&key.name);
-            lines.push(format!("{:<8} {name:<width$} {:<5} {shape:<18} {detail}", key.fate, key.dtype).trim_end().to_string());
+            let detail = if key.mapping == "used" { "" } else { key.detail.as_str() };
+            let name = printable(&key.name);
+            lines.push(format!("{:<8} {name:<width$} {:<5} {shape:<18} {detail}", key.mapping, key.dtype).trim_end().to_string());
         }
         lines.extend(self.missing.iter().map(|name| format!("missing  {name}")));
-        lines.extend(self.faults.iter().map(|fault| format!("fault    {fault}")));
-        lines.extend(self.left_out.iter().map(|(what, count)| format!("left out {count} of {what}")));
-        let count = |fate: &str| self.keys.iter().filter(|key| key.fate == fate).count();
+        lines.extend(self.shape_errors.iter().map(|error| format!("error    {error}")));
+        lines.extend(self.left_out.iter().map(|(what, count)| format!("skipped  {count} of {what}")));
+        let count = |mapping: &str| self.keys.iter().filter(|key| key.mapping == mapping).count();
         lines.push(String::new());
         lines.push(format!(
             "{} used, {} renamed, {} dropped, {} missing",

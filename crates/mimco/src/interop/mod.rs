@@ -1,18 +1,8 @@
-//! Weights in and out: files of any known layout are read, others' tools' files are written.
+//! Reading of foreign checkpoints and writing of exports.
 
 pub mod backbone;
-mod beside;
-mod card;
 pub mod convert;
-pub mod facts;
-mod hugging_face;
+pub mod info;
 pub mod inspect;
-pub mod layout;
-mod onnx;
-mod overrides;
-mod positions;
-mod refusals;
-pub mod safetensors;
-pub mod sources;
-mod timm;
-pub mod weights;
+pub mod read;
+pub mod write;

@@ -7,6 +7,7 @@ use super::mask::MaskGenerator;
 use super::queue::Queue;
 use super::{Clock, Figures, Find, Method, StateArray, copy_named};
 use crate::Error;
+use crate::models::backbone::Backbone;
 use crate::models::heads::LightHead;
 use crate::models::vit::{Forward, Start, Vit, VitConfig};
 use crate::settings::{Config, HeadKind, ImageLoss, Mimco as Settings, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
@@ -17,15 +18,6 @@ use mimco_data::random::{Purpose, below, keyed};
 use mimco_engine::ops::{Candidates, Contrast, Masked, layer_norm_plain};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
 use std::sync::Arc;
-
-/// A frozen backbone with its own parameters.
-#[derive(Clone)]
-pub struct Backbone {
-    /// The model.
-    pub vit: Vit,
-    /// Its parameters.
-    pub parameters: Parameters,
-}
 
 /// A MimCo training.
 pub struct Mimco {

@@ -1,9 +1,9 @@
-//! What a person says of a checkpoint: settings over what the file says.
+//! Settings that take precedence over what a checkpoint contains.
 
 use crate::Error;
 use serde::{Deserialize, Serialize};
 
-/// Settings that override what a file says, or says nothing of.
+/// Settings that override or complete what a checkpoint contains.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneOverrides {
@@ -13,27 +13,27 @@ pub struct BackboneOverrides {
     /// Mean of the channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mean: Option<[f32; 3]>,
-    /// Deviation of the channels.
+    /// Standard deviation of the channels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub std: Option<[f32; 3]>,
-    /// Side of the images in pixels; positions are resized where it is not the file's.
+    /// Side of the images in pixels; positions are resized if the file has another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_size: Option<usize>,
-    /// Which of a file's encoders, by a part of what stands before its names.
+    /// Encoder to read from a file with several: a part of the prefix of its names.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder: Option<String>,
-    /// Whether it is a teacher's, whose settings stand behind `teacher.`; for messages.
+    /// Whether the backbone is a teacher, whose settings begin with `teacher.` in messages.
     #[serde(skip)]
     pub of_teacher: bool,
 }
 
 impl BackboneOverrides {
-    /// What stands before its settings.
-    pub(super) fn scope(&self) -> &'static str {
+    /// Returns the prefix of the names of these settings.
+    pub(crate) fn scope(&self) -> &'static str {
         if self.of_teacher { "teacher." } else { "" }
     }
 
-    /// These, and what they leave open from `others`.
+    /// Fills the settings that are absent here with those of `others`.
     pub fn or(self, others: BackboneOverrides) -> BackboneOverrides {
         BackboneOverrides {
             heads: self.heads.or(others.heads),
@@ -45,10 +45,11 @@ impl BackboneOverrides {
         }
     }
 
-    /// `model.heads=N`, `data.mean=[r, g, b]`, `data.std=[r, g, b]`, `model.image_size=N`, `model.encoder=NAME`.
+    /// Parses `model.heads=N`, `model.image_size=N`, `model.encoder=NAME`, `data.mean=[r, g, b]`
+    /// and `data.std=[r, g, b]`.
     ///
     /// # Errors
-    /// Another key, or a value of another kind.
+    /// An unknown key, or a value of the wrong type.
     pub fn from_settings(settings: &[String]) -> Result<BackboneOverrides, Error> {
         let mut overrides = BackboneOverrides::default();
         for setting in settings {

@@ -15,6 +15,10 @@ pub const NORM_EPS: f32 = 1e-6;
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 /// Their deviation.
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+/// Most patches of an image; attention over more does not fit in memory.
+pub(crate) const MAX_PATCHES: usize = 16_384;
+/// Largest side of an image in pixels.
+pub(crate) const LARGEST_IMAGE: usize = 4096;
 const CHANNELS: usize = 3;
 
 /// How positions begin, and whether they are trained.

@@ -2,11 +2,7 @@
 
 use super::Config;
 use crate::Error;
-
-/// An image of more patches would fill any machine's memory.
-pub(crate) const MAX_PATCHES: usize = 16_384;
-/// Largest side of an image in pixels.
-pub(crate) const LARGEST_IMAGE: usize = 4096;
+use crate::models::vit::{LARGEST_IMAGE, MAX_PATCHES};
 
 impl Config {
     /// What can be told to be wrong before anything is read.

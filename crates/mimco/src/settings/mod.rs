@@ -6,9 +6,9 @@ mod plan;
 mod values;
 
 use crate::Error;
-use crate::evaluation::features::FeatureKind;
-use crate::interop::backbone::BackboneOverrides;
 pub use crate::models::arch::Arch;
+use crate::models::backbone::FeatureKind;
+use crate::models::overrides::BackboneOverrides;
 use crate::models::vit::{IMAGENET_MEAN, IMAGENET_STD, NORM_EPS, Position, VitConfig};
 pub use method::{HeadKind, ImageLoss, Mask, Mimco, MocoV3, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
 use mimco_data::augment::{MimAugment, MocoAugment};

@@ -3,7 +3,7 @@
 
 use super::{Config, MethodName, one_line};
 use crate::Error;
-use crate::interop::backbone::BackboneOverrides;
+use crate::models::overrides::BackboneOverrides;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use toml::{Table, Value};

@@ -1,9 +1,10 @@
 //! Checkpoints: all that a run needs to go on as if nothing had happened, in one safetensors file, written whole or not at all.
 
+use super::info::backbone_info;
 use crate::Error;
-use crate::interop::backbone::{self, Info};
-use crate::interop::safetensors;
-use crate::interop::weights::Weights;
+use crate::interop::info::KEY as INFO_KEY;
+use crate::interop::read::weights::Weights;
+use crate::interop::write::safetensors;
 use crate::methods::Method;
 use crate::settings::Config;
 use mimco_engine::optim::Optimizer;
@@ -59,8 +60,8 @@ pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optim
     let state = method.state();
     tensors.extend(state.iter().map(|a| (format!("state.{}", a.name), a.shape.clone(), &a.data[..])));
     let json = serde_json::to_string(progress).map_err(|e| Error::file(path, e))?;
-    let info = Info::of(config, method.backbone().0, progress.optimizer_steps, None, None).to_json(path)?;
-    safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json), (backbone::KEY.to_string(), info)]))
+    let info = backbone_info(config, method.backbone().0, progress.optimizer_steps, None, None).to_json(path)?;
+    safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json), (INFO_KEY.to_string(), info)]))
 }
 
 /// Reads where a checkpoint stands, without its arrays.

@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 mod console;
+mod info;
 pub mod metrics;
 mod run_folder;
 pub mod schedule;
@@ -10,8 +11,10 @@ mod train;
 pub mod watch;
 
 use crate::Error;
-use crate::interop::backbone::{self, BackboneOverrides};
-use crate::methods::mimco::{Backbone, check_teacher};
+use crate::interop::backbone;
+use crate::methods::mimco::check_teacher;
+use crate::models::backbone::Backbone;
+use crate::models::overrides::BackboneOverrides;
 use crate::settings::{Config, Data, Plan};
 use mimco_data::Dataset;
 pub use run_folder::RunFolder;

@@ -2,16 +2,19 @@
 
 use super::checkpoint::{self, Progress};
 use super::console::Console;
+use super::info::backbone_info;
 use super::metrics::last_figure;
 use super::run_folder::RunFolder;
 use super::train::{Trained, Training};
 use super::watch::Watch;
 use super::{Images, Summary};
-use crate::interop::backbone::{self, Info, Loaded};
+use crate::interop::backbone::{self, Loaded};
+use crate::interop::info::Info;
 use crate::methods::Method;
 use crate::methods::mask::MaskGenerator;
-use crate::methods::mimco::{Backbone, Mimco};
+use crate::methods::mimco::Mimco;
 use crate::methods::moco_v3::MocoV3;
+use crate::models::backbone::Backbone;
 use crate::report::{RunReport, write_run};
 use crate::settings::{Config, OptimizerName};
 use crate::{Error, files};
@@ -137,7 +140,7 @@ fn finish(
             folder.checkpoints().display()
         )));
     }
-    let info = Info::of(config, vit, progress.optimizer_steps, Some(digest), teacher);
+    let info = backbone_info(config, vit, progress.optimizer_steps, Some(digest), teacher);
     backbone::save(&folder.backbone(), parameters, &info)?;
     progress.finished = true;
     let summary = summary(config, folder, &progress, seconds);

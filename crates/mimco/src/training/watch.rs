@@ -3,9 +3,10 @@
 
 use crate::Error;
 use crate::bench::products::ceiling;
-use crate::evaluation::features::{FeatureKind, extract, labels_of};
+use crate::evaluation::features::{extract, labels_of};
 use crate::evaluation::health::{feature_std, rankme, verdict};
 use crate::evaluation::knn::knn_top1;
+use crate::models::backbone::FeatureKind;
 use crate::models::vit::Vit;
 use crate::settings::Config;
 use mimco_data::Dataset;

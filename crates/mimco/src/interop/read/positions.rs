@@ -1,9 +1,11 @@
-//! Position embeddings of another grid: bicubic with antialiasing, as timm's `resample_abs_pos_embed` and PyTorch's `interpolate` do it.
+//! Resizing of position embeddings: bicubic with antialiasing, as timm's `resample_abs_pos_embed`
+//! and PyTorch's `interpolate` do it.
 
-/// Cubic convolution's parameter (Keys 1981) in PyTorch's antialiased filter.
+/// Parameter of cubic convolution (Keys 1981) in PyTorch's antialiased filter.
 const A: f64 = -0.5;
 
-/// Positions of a class token and `from` x `from` patches -> of the class token and `to` x `to` patches, row by row: [1 + grid², width].
+/// Resizes positions `[1 + from², width]` of a class token and a grid of patches, row by row, to
+/// `[1 + to², width]`. The class token's position stays as it is.
 pub(crate) fn resize(positions: &[f32], width: usize, from: usize, to: usize) -> Vec<f32> {
     let (class, grid) = positions.split_at(width);
     let weights = weights(from, to);
@@ -15,16 +17,17 @@ pub(crate) fn resize(positions: &[f32], width: usize, from: usize, to: usize) ->
     class.iter().copied().chain(resized.iter().map(|&v| v as f32)).collect()
 }
 
-/// For each place of the new line the first old place and the weights of it and those after it.
+/// Returns, for each place of the new line, the first old place that contributes to it, and the
+/// weights of that place and the ones after it.
 fn weights(from: usize, to: usize) -> Vec<(usize, Vec<f64>)> {
     let scale = from as f64 / to as f64;
     let wide = scale.max(1.0);
     (0..to)
         .map(|place| {
-            let centre = scale * (place as f64 + 0.5);
-            let first = (centre - 2.0 * wide + 0.5).max(0.0) as usize;
-            let end = ((centre + 2.0 * wide + 0.5) as usize).min(from);
-            let taps: Vec<f64> = (first..end).map(|old| cubic((old as f64 - centre + 0.5) / wide)).collect();
+            let center = scale * (place as f64 + 0.5);
+            let first = (center - 2.0 * wide + 0.5).max(0.0) as usize;
+            let end = ((center + 2.0 * wide + 0.5) as usize).min(from);
+            let taps: Vec<f64> = (first..end).map(|old| cubic((old as f64 - center + 0.5) / wide)).collect();
             let sum: f64 = taps.iter().sum();
             (first, taps.into_iter().map(|tap| tap / sum).collect())
         })
@@ -40,7 +43,7 @@ fn cubic(x: f64) -> f64 {
     }
 }
 
-/// [lines, from, width] -> [lines, to, width]
+/// Resamples lines of positions: `[lines, from, width]` -> `[lines, to, width]`.
 fn resample<T: Copy + Into<f64>>(grid: &[T], lines: usize, from: usize, width: usize, weights: &[(usize, Vec<f64>)]) -> Vec<f64> {
     let mut out = vec![0.0; lines * weights.len() * width];
     for (i, out) in out.chunks_exact_mut(width).enumerate() {
@@ -53,7 +56,30 @@ fn resample<T: Copy + Into<f64>>(grid: &[T], lines: usize, from: usize, width: u
     out
 }
 
-/// [rows, columns, width] -> [columns, rows, width]
+/// Transposes a grid: `[rows, columns, width]` -> `[columns, rows, width]`.
 fn transpose(grid: &[f64], rows: usize, columns: usize, width: usize) -> Vec<f64> {
     (0..columns * rows).flat_map(|i| &grid[(i % rows * columns + i / rows) * width..][..width]).copied().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn resizing_to_the_same_grid_is_the_identity((side, width, seed) in (1usize..12, 1usize..9, any::<u32>())) {
+            let value = |i: usize| ((i as u32).wrapping_mul(2_654_435_761) ^ seed) as f32 / 2e9 - 1.0;
+            let positions: Vec<f32> = (0..(1 + side * side) * width).map(value).collect();
+            prop_assert_eq!(resize(&positions, width, side, side), positions);
+        }
+
+        /// The weights of a place sum to 1, so equal positions stay equal at any size.
+        #[test]
+        fn equal_positions_stay_equal((from, to) in (1usize..12, 1usize..24)) {
+            let resized = resize(&vec![0.75; 1 + from * from], 1, from, to);
+            prop_assert_eq!(resized.len(), 1 + to * to);
+            prop_assert!(resized.iter().all(|v| (v - 0.75).abs() < 1e-6));
+        }
+    }
 }

@@ -1,13 +1,12 @@
-//! What is known of those who write checkpoints: head counts, statistics, licences. Shapes tell none of these.
+//! Known projects that publish checkpoints: their head counts, channel statistics and licenses,
+//! which do not follow from shapes.
 
 use crate::models::vit::{IMAGENET_MEAN, IMAGENET_STD};
-use serde::{Deserialize, Serialize};
 
-/// Who writes files of a layout.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// This program's exports and checkpoints, whose metadata say all.
+/// Project that wrote a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Project {
+    /// This program, whose files describe themselves in their metadata.
     Native,
     /// facebookresearch/moco-v3.
     MocoV3,
@@ -23,94 +22,96 @@ pub enum Source {
     Mae,
     /// open-mmlab/mmpretrain, mmselfsup and mmcls.
     MmPretrain {
-        /// Whether the file is one of MoCo v3's pre-training.
+        /// Whether the file is from a MoCo v3 pre-training.
         moco: bool,
-        /// Whether it has a supervised classifier.
+        /// Whether the file contains a supervised classifier.
         supervised: bool,
     },
-    /// Hugging Face's `ViTModel` and those around it.
+    /// Hugging Face's `ViTModel`, and models that contain it.
     HuggingFaceVit,
     /// Hugging Face's `Dinov2Model`, with registers or without.
     HuggingFaceDinoV2,
-    /// timm, or anyone who took its names.
+    /// timm, or another project with its names.
     Timm,
-    /// A classifier trained by a script in the manner of PyTorch's ImageNet example, as MoCo v3's linear probe is.
+    /// A classifier from a script like PyTorch's ImageNet example, such as MoCo v3's linear probe.
     Classifier,
-    /// An encoder within a model that is not known.
+    /// Unknown project with an encoder of a known layout.
     Unknown,
 }
 
-/// Width and heads of the ViTs that a project publishes.
+/// Widths and heads of the ViTs that a project publishes.
 type Published = &'static [(usize, usize)];
 const DINO: Published = &[(192, 3), (384, 6), (768, 12)];
 const IBOT: Published = &[(384, 6), (768, 12), (1024, 16)];
 const MOBY: Published = &[(384, 6)];
-const MAE: Published = &[(768, 12), (1024, 16), (1280, 16)]; // the huge one's heads are 80 wide
+const MAE: Published = &[(768, 12), (1024, 16), (1280, 16)]; // ViT-H's heads have width 80
 const DINO_V2: Published = &[(384, 6), (768, 12), (1024, 16), (1536, 24)];
-/// Its ViT of 384 may be DeiT's, with 6 heads, or MoCo v3's, with 12.
+/// Without width 384, which is DeiT's with 6 heads or MoCo v3's with 12.
 const MMPRETRAIN: Published = &[(192, 3), (768, 12), (1024, 16), (1280, 16)];
-/// Those of timm's ViTs whose heads are not 64 wide: so400m, huge, giant, gigantic.
+/// ViTs of timm whose heads do not have width 64: so400m, huge, giant, gigantic.
 const TIMM: Published = &[(1152, 16), (1280, 16), (1408, 16), (1664, 16)];
 
-impl Source {
-    /// As people call it.
+impl Project {
+    /// Returns the name of the project for people. Exports contain it, so it must not change.
     pub fn name(self) -> &'static str {
         match self {
-            Source::Native => "mimco",
-            Source::MocoV3 => "MoCo v3",
-            Source::Moby => "MoBY",
-            Source::Dino => "DINO",
-            Source::Ibot => "iBOT",
-            Source::DinoV2 => "DINOv2",
-            Source::Mae => "MAE",
-            Source::MmPretrain { moco: true, .. } => "mmpretrain's MoCo v3",
-            Source::MmPretrain { .. } => "mmpretrain",
-            Source::HuggingFaceVit => "Hugging Face ViT",
-            Source::HuggingFaceDinoV2 => "Hugging Face Dinov2",
-            Source::Timm => "timm",
-            Source::Classifier => "a checkpoint of a classifier's training (a linear probe or a fine-tuning, not the pre-training)",
-            Source::Unknown => "an encoder of unknown origin",
+            Project::Native => "mimco",
+            Project::MocoV3 => "MoCo v3",
+            Project::Moby => "MoBY",
+            Project::Dino => "DINO",
+            Project::Ibot => "iBOT",
+            Project::DinoV2 => "DINOv2",
+            Project::Mae => "MAE",
+            Project::MmPretrain { moco: true, .. } => "mmpretrain's MoCo v3",
+            Project::MmPretrain { .. } => "mmpretrain",
+            Project::HuggingFaceVit => "Hugging Face ViT",
+            Project::HuggingFaceDinoV2 => "Hugging Face Dinov2",
+            Project::Timm => "timm",
+            Project::Classifier => "a checkpoint of a classifier's training (a linear probe or a fine-tuning, not the pre-training)",
+            Project::Unknown => "an encoder of unknown origin",
         }
     }
 
-    /// Attention heads of a model of this width and depth, where the source settles it, and why.
+    /// Returns the attention heads of a model of this width and depth, with the evidence, if the
+    /// project determines them.
     pub fn heads(self, width: usize, depth: usize) -> Option<(usize, String)> {
         let published = |table: Published| {
             let heads = table.iter().find(|(w, _)| *w == width).map(|&(_, heads)| heads);
-            heads.map(|heads| (heads, format!("{}'s ViTs {width} wide have {heads}", self.name())))
+            heads.map(|heads| (heads, format!("{}'s ViTs of width {width} have {heads}", self.name())))
         };
         match self {
-            Source::MocoV3 | Source::MmPretrain { moco: true, .. } => {
+            Project::MocoV3 | Project::MmPretrain { moco: true, .. } => {
                 [384, 768].contains(&width).then(|| (12, "all of MoCo v3's ViTs have 12".into()))
             }
-            Source::MmPretrain { .. } if (width, depth) == (768, 8) => Some((8, "mmpretrain's small ViT has 8".into())),
-            Source::MmPretrain { .. } => published(MMPRETRAIN),
-            Source::Dino => published(DINO),
-            Source::Ibot => published(IBOT),
-            Source::Moby => published(MOBY),
-            Source::Mae => published(MAE),
-            Source::DinoV2 | Source::HuggingFaceDinoV2 => published(DINO_V2),
-            Source::Timm => published(TIMM).or_else(|| (width >= 64).then(|| (width / 64, "timm's rule, width / 64".into()))),
-            Source::Native | Source::HuggingFaceVit | Source::Classifier | Source::Unknown => None,
+            Project::MmPretrain { .. } if (width, depth) == (768, 8) => Some((8, "mmpretrain's small ViT has 8".into())),
+            Project::MmPretrain { .. } => published(MMPRETRAIN),
+            Project::Dino => published(DINO),
+            Project::Ibot => published(IBOT),
+            Project::Moby => published(MOBY),
+            Project::Mae => published(MAE),
+            Project::DinoV2 | Project::HuggingFaceDinoV2 => published(DINO_V2),
+            Project::Timm => published(TIMM).or_else(|| (width >= 64).then(|| (width / 64, "timm's rule, width / 64".into()))),
+            Project::Native | Project::HuggingFaceVit | Project::Classifier | Project::Unknown => None,
         }
     }
 
-    /// Mean and deviation of the channels that its images are normalised with, where the source settles it.
+    /// Returns the mean and standard deviation of the channels by which the project normalizes
+    /// images, if it determines them.
     pub fn statistics(self) -> Option<([f32; 3], [f32; 3])> {
         match self {
-            Source::Native | Source::HuggingFaceVit | Source::MmPretrain { supervised: true, .. } | Source::Unknown => None,
+            Project::Native | Project::HuggingFaceVit | Project::MmPretrain { supervised: true, .. } | Project::Unknown => None,
             _ => Some((IMAGENET_MEAN, IMAGENET_STD)),
         }
     }
 
-    /// What its code is licensed under; weights may be under another.
-    pub fn licence(self) -> Option<&'static str> {
+    /// Returns the license of the project's code. Weights may have another.
+    pub fn license(self) -> Option<&'static str> {
         match self {
-            Source::MocoV3 | Source::Mae => Some("CC-BY-NC-4.0"),
-            Source::Moby => Some("MIT"),
-            Source::Dino | Source::Ibot | Source::DinoV2 | Source::HuggingFaceDinoV2 | Source::MmPretrain { .. } => Some("Apache-2.0"),
-            // timm's and Hugging Face's files carry weights of many origins.
-            Source::Native | Source::Timm | Source::HuggingFaceVit | Source::Classifier | Source::Unknown => None,
+            Project::MocoV3 | Project::Mae => Some("CC-BY-NC-4.0"),
+            Project::Moby => Some("MIT"),
+            Project::Dino | Project::Ibot | Project::DinoV2 | Project::HuggingFaceDinoV2 | Project::MmPretrain { .. } => Some("Apache-2.0"),
+            // timm and Hugging Face publish weights of many origins.
+            Project::Native | Project::Timm | Project::HuggingFaceVit | Project::Classifier | Project::Unknown => None,
         }
     }
 }
@@ -121,20 +122,20 @@ mod tests {
 
     #[test]
     fn heads_are_those_that_each_project_publishes() {
-        let heads = |source: Source, width, depth| source.heads(width, depth).map(|(heads, _)| heads);
-        let plain = Source::MmPretrain { moco: false, supervised: false };
+        let heads = |project: Project, width, depth| project.heads(width, depth).map(|(heads, _)| heads);
+        let plain = Project::MmPretrain { moco: false, supervised: false };
         assert_eq!(
-            (heads(Source::MocoV3, 384, 12), heads(Source::MocoV3, 768, 12), heads(Source::MocoV3, 192, 12)),
+            (heads(Project::MocoV3, 384, 12), heads(Project::MocoV3, 768, 12), heads(Project::MocoV3, 192, 12)),
             (Some(12), Some(12), None)
         );
         assert_eq!(
-            (heads(Source::Dino, 384, 12), heads(Source::DinoV2, 1024, 24), heads(Source::Mae, 1280, 32)),
+            (heads(Project::Dino, 384, 12), heads(Project::DinoV2, 1024, 24), heads(Project::Mae, 1280, 32)),
             (Some(6), Some(16), Some(16))
         );
-        // Of its ViTs 384 wide one is DeiT's and one MoCo v3's; 768 wide and 8 deep is its own small one.
+        // Width 384 is DeiT's or MoCo v3's; width 768 with depth 8 is mmpretrain's own small ViT.
         assert_eq!((heads(plain, 384, 12), heads(plain, 768, 8), heads(plain, 768, 12)), (None, Some(8), Some(12)));
         assert_eq!(
-            (heads(Source::Timm, 384, 12), heads(Source::Timm, 48, 2), heads(Source::HuggingFaceVit, 768, 12)),
+            (heads(Project::Timm, 384, 12), heads(Project::Timm, 48, 2), heads(Project::HuggingFaceVit, 768, 12)),
             (Some(6), None, None)
         );
     }

@@ -1,50 +1,53 @@
-//! What stands beside a checkpoint: Hugging Face's `config.json` and `preprocessor_config.json`, timm's `config.json`.
+//! Configurations next to a checkpoint: Hugging Face's `config.json` and
+//! `preprocessor_config.json`, timm's `config.json`.
 
-use super::sources::Source;
+use super::escape::printable;
+use super::projects::Project;
 use crate::Error;
-use crate::evaluation::features::FeatureKind;
+use crate::models::backbone::FeatureKind;
 use crate::models::vit::VitConfig;
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
 
-/// Bytes of such a file that are read at most.
+/// Largest configuration that is read, in bytes.
 const LARGEST: u64 = 1 << 20;
 
-/// What such files say; nothing by default.
+/// Properties of a model in the configurations next to its file; none by default.
 #[derive(Default)]
-pub struct Beside {
+pub struct Sidecar {
     /// Attention heads.
     pub heads: Option<usize>,
-    /// Mean and deviation of the channels.
+    /// Mean and standard deviation of the channels.
     pub statistics: Option<([f32; 3], [f32; 3])>,
     /// Epsilon of the norms.
     pub norm_eps: Option<f32>,
-    /// Pooling of the feature that was trained.
+    /// Feature that the pre-training trained.
     pub pooling: Option<FeatureKind>,
 }
 
-impl Beside {
-    /// What the files beside `path` say of its model, whose sizes are `found`.
+impl Sidecar {
+    /// Reads the configurations next to `path`. `tensors` are the sizes of the model in it.
     ///
     /// # Errors
-    /// A file that is there and cannot be read, that is another model's, or whose model cannot be run.
-    pub fn read(path: &Path, source: Source, found: &VitConfig) -> Result<Beside, Error> {
-        match source {
-            Source::HuggingFaceVit | Source::HuggingFaceDinoV2 => hugging_faces(path, found),
-            Source::Timm => timms(path, found),
-            _ => Ok(Beside::default()),
+    /// A configuration that cannot be read, that belongs to another model, or whose model is not
+    /// supported.
+    pub fn read(path: &Path, project: Project, tensors: &VitConfig) -> Result<Sidecar, Error> {
+        match project {
+            Project::HuggingFaceVit | Project::HuggingFaceDinoV2 => read_hugging_face(path, tensors),
+            Project::Timm => read_timm(path, tensors),
+            _ => Ok(Sidecar::default()),
         }
     }
 }
 
-/// Refuses a configuration that gives another number than the tensors do.
-fn agree(path: &Path, config: &Value, sizes: &[(&str, usize)]) -> Result<(), Error> {
-    match sizes.iter().find(|(key, size)| number(&config[*key]).is_some_and(|told| told != *size)) {
+/// Refuses a configuration with other sizes than the tensors.
+fn check_sizes(path: &Path, config: &Value, sizes: &[(&str, usize)]) -> Result<(), Error> {
+    match sizes.iter().find(|(key, size)| number(&config[*key]).is_some_and(|configured| configured != *size)) {
         None => Ok(()),
         Some((key, size)) => {
             let what = format!(
-                "its config.json has {key} {}, its tensors {size}; put the model's own beside it, or move it away and set model.heads",
+                "its config.json has {key} {}, its tensors {size}; replace it by the model's own, or move it away and set model.heads",
                 config[*key]
             );
             Err(Error::file(path, what))
@@ -52,66 +55,67 @@ fn agree(path: &Path, config: &Value, sizes: &[(&str, usize)]) -> Result<(), Err
     }
 }
 
-/// Refuses what stands in a configuration and is not among the values that run here.
-fn only(path: &Path, config: &Value, key: &str, known: &[&str]) -> Result<(), Error> {
-    match config[key].as_str().filter(|told| !known.contains(told)) {
+/// Refuses a configuration in which `key` has a value that is not supported.
+fn check_value(path: &Path, config: &Value, key: &str, supported: &[&str]) -> Result<(), Error> {
+    match config[key].as_str().filter(|value| !supported.contains(value)) {
         None => Ok(()),
-        Some(told) => {
-            let what = format!("has {key} {} by its config.json; this program runs {} alone", told.escape_debug(), known.join(" or "));
+        Some(value) => {
+            let what = format!("its config.json has {key} {}; this program supports only {}", printable(value), supported.join(" and "));
             Err(Error::file(path, what))
         }
     }
 }
 
-fn hugging_faces(path: &Path, found: &VitConfig) -> Result<Beside, Error> {
-    let mut beside = Beside::default();
-    if let Some(config) = json(&path.with_file_name("config.json"))? {
-        agree(path, &config, &[("hidden_size", found.width), ("num_hidden_layers", found.depth), ("patch_size", found.patch)])?;
-        only(path, &config, "hidden_act", &["gelu"])?;
-        beside.heads = number(&config["num_attention_heads"]);
-        beside.norm_eps = config["layer_norm_eps"].as_f64().map(|eps| eps as f32);
+fn read_hugging_face(path: &Path, tensors: &VitConfig) -> Result<Sidecar, Error> {
+    let mut sidecar = Sidecar::default();
+    if let Some(config) = read_json(&path.with_file_name("config.json"))? {
+        check_sizes(path, &config, &[("hidden_size", tensors.width), ("num_hidden_layers", tensors.depth), ("patch_size", tensors.patch)])?;
+        check_value(path, &config, "hidden_act", &["gelu"])?;
+        sidecar.heads = number(&config["num_attention_heads"]);
+        sidecar.norm_eps = config["layer_norm_eps"].as_f64().map(|eps| eps as f32);
     }
-    if let Some(processor) = json(&path.with_file_name("preprocessor_config.json"))? {
+    if let Some(processor) = read_json(&path.with_file_name("preprocessor_config.json"))? {
         if processor["do_rescale"] == false {
-            let what = "takes pixels of 0 to 255 by its preprocessor_config.json (do_rescale); this program gives it 0..1";
+            let what = "takes pixels of 0 to 255 (do_rescale in its preprocessor_config.json); this program supplies 0 to 1";
             return Err(Error::file(path, what));
         }
-        beside.statistics = match processor["do_normalize"] == false {
+        sidecar.statistics = match processor["do_normalize"] == false {
             true => Some(([0.0; 3], [1.0; 3])),
             false => three(&processor["image_mean"]).zip(three(&processor["image_std"])),
         };
     }
-    Ok(beside)
+    Ok(sidecar)
 }
 
-/// timm's, as its hub has it: `pretrained_cfg` and, where a model differs from its name, `model_args`.
-fn timms(path: &Path, found: &VitConfig) -> Result<Beside, Error> {
-    let Some(config) = json(&path.with_file_name("config.json"))?.filter(|config| config["pretrained_cfg"].is_object()) else {
-        return Ok(Beside::default());
+/// Reads the `config.json` of timm's hub: `pretrained_cfg` and, if a model differs from its name,
+/// `model_args`.
+fn read_timm(path: &Path, tensors: &VitConfig) -> Result<Sidecar, Error> {
+    let Some(config) = read_json(&path.with_file_name("config.json"))?.filter(|config| config["pretrained_cfg"].is_object()) else {
+        return Ok(Sidecar::default());
     };
-    let (trained, arguments) = (&config["pretrained_cfg"], &config["model_args"]);
-    agree(path, &config, &[("num_features", found.width)])?;
-    agree(path, arguments, &[("embed_dim", found.width), ("depth", found.depth), ("patch_size", found.patch)])?;
-    only(path, arguments, "act_layer", &["gelu"])?;
-    only(path, arguments, "norm_layer", &["layernorm", "layer_norm"])?;
+    let (pretrained, arguments) = (&config["pretrained_cfg"], &config["model_args"]);
+    check_sizes(path, &config, &[("num_features", tensors.width)])?;
+    check_sizes(path, arguments, &[("embed_dim", tensors.width), ("depth", tensors.depth), ("patch_size", tensors.patch)])?;
+    check_value(path, arguments, "act_layer", &["gelu"])?;
+    check_value(path, arguments, "norm_layer", &["layernorm", "layer_norm"])?;
     let sides = |value: &Value| value.as_array().map(|sides| sides.iter().rev().take(2).map(number).collect::<Vec<_>>());
-    if [sides(&arguments["img_size"]), sides(&trained["input_size"])].into_iter().flatten().any(|sides| sides.first() != sides.last()) {
-        return Err(Error::file(path, "takes images that are not square by its config.json; this program takes square ones"));
+    if [sides(&arguments["img_size"]), sides(&pretrained["input_size"])].into_iter().flatten().any(|sides| sides.first() != sides.last()) {
+        return Err(Error::file(path, "takes images that are not square (its config.json); this program supports square images"));
     }
     let pooling = |config: &Value| match config["global_pool"].as_str() {
         Some("token") => Some(FeatureKind::Class),
         Some("avg") => Some(FeatureKind::Mean),
         _ => None,
     };
-    Ok(Beside {
+    Ok(Sidecar {
         heads: number(&arguments["num_heads"]),
-        statistics: three(&trained["mean"]).zip(three(&trained["std"])),
+        statistics: three(&pretrained["mean"]).zip(three(&pretrained["std"])),
         norm_eps: None,
         pooling: pooling(arguments).or(pooling(&config)),
     })
 }
 
-fn json(path: &Path) -> Result<Option<Value>, Error> {
+fn read_json(path: &Path) -> Result<Option<Value>, Error> {
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -120,7 +124,7 @@ fn json(path: &Path) -> Result<Option<Value>, Error> {
     let mut text = Vec::new();
     file.take(LARGEST).read_to_end(&mut text).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
     let value = serde_json::from_slice(&text).map_err(|e| {
-        Error::file(path, format!("is not JSON ({e}); put right or remove it, and set model.heads and data.mean, data.std"))
+        Error::file(path, format!("is not JSON ({e}); repair it, or remove it and set model.heads, data.mean and data.std"))
     })?;
     Ok(Some(value))
 }

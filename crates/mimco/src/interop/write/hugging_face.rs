@@ -1,13 +1,14 @@
-//! Hugging Face's folders: `ViTModel`, or `Dinov2Model` where there is LayerScale, or `Dinov2WithRegistersModel`; with the preprocessor's
-//! configuration. Names are those that transformers has read since its fourth version.
+//! Export for Hugging Face: a folder with a `ViTModel`, with LayerScale a `Dinov2Model`, with registers
+//! a `Dinov2WithRegistersModel`, and its preprocessor. transformers reads these names since version 4.
 
-use super::backbone::{Info, Named, decimal};
+use super::tensors::{NamedTensor, shortest_decimal};
+use crate::interop::info::Info;
 use crate::models::vit::VitConfig;
 use mimco_data::transform::SMALL;
 use mimco_engine::Parameters;
 use serde_json::{Value, json};
 
-/// Which of its models a backbone is.
+/// Model class of a backbone.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Vit,
@@ -23,36 +24,43 @@ fn kind(config: &VitConfig) -> Kind {
     }
 }
 
-/// What its models have beside ours: a mask token and factors of branches, which do nothing here.
-pub(super) struct Constants {
+/// Tensors that the models of Hugging Face require and that do not change the tokens: a mask token of
+/// zeros and LayerScale factors of ones.
+pub(crate) struct Constants {
     zeros: Vec<f32>,
     ones: Vec<f32>,
 }
 
 impl Constants {
-    pub fn of(config: &VitConfig) -> Constants {
+    /// Makes the tensors for a model's width.
+    pub fn new(config: &VitConfig) -> Constants {
         Constants { zeros: vec![0.0; config.width], ones: vec![1.0; config.width] }
     }
 }
 
-/// Why a model cannot be one of these, if it cannot.
-pub(super) fn refusal(config: &VitConfig) -> Option<String> {
+/// Returns the reason why no model class fits a backbone, if none does.
+pub(crate) fn unsupported(config: &VitConfig) -> Option<String> {
     let whole = config.mlp.is_multiple_of(config.width);
-    (kind(config) != Kind::Vit && !whole)
-        .then(|| format!("has an MLP of {} for a width of {}; Hugging Face's Dinov2 takes whole multiples", config.mlp, config.width))
+    (kind(config) != Kind::Vit && !whole).then(|| {
+        format!(
+            "has an MLP of width {} for tokens of width {}; Hugging Face's Dinov2 supports only whole multiples",
+            config.mlp, config.width
+        )
+    })
 }
 
-/// LayerScale as its model has it: those with registers always do, and factors of 1 change nothing.
-pub(super) fn layer_scale(config: &VitConfig) -> f32 {
+/// Returns the LayerScale of the exported model. Models with registers always have one; its factors
+/// are 1 if the backbone has none.
+pub(crate) fn layer_scale(config: &VitConfig) -> f32 {
     if kind(config) == Kind::DinoV2WithRegisters && config.layer_scale == 0.0 { 1.0 } else { config.layer_scale }
 }
 
-/// The parameters as its models have them.
-pub(super) fn arrays<'a>(config: &VitConfig, parameters: &'a Parameters, constants: &'a Constants) -> Vec<Named<'a>> {
+/// Returns the tensors of the model class.
+pub(crate) fn tensors<'a>(config: &VitConfig, parameters: &'a Parameters, constants: &'a Constants) -> Vec<NamedTensor<'a>> {
     let (width, mlp, kind) = (config.width, config.mlp, kind(config));
     let get = |name: &str| parameters.find(name).map_or(&[][..], |id| parameters.get(id));
     let patch = vec![width, 3, config.patch, config.patch];
-    let mut all: Vec<Named<'a>> = vec![
+    let mut all: Vec<NamedTensor<'a>> = vec![
         ("embeddings.cls_token".into(), vec![1, 1, width], get("cls_token")),
         ("embeddings.position_embeddings".into(), vec![1, config.patches() + 1, width], get("pos_embed")),
         ("embeddings.patch_embeddings.projection.weight".into(), patch, get("patch_embed.proj.weight")),
@@ -71,36 +79,36 @@ pub(super) fn arrays<'a>(config: &VitConfig, parameters: &'a Parameters, constan
         Kind::DinoV2 | Kind::DinoV2WithRegisters => ["norm1", "norm2", "mlp.fc1", "mlp.fc2"],
     };
     for i in 0..config.depth {
-        let ours = |part: &str| get(&format!("blocks.{i}.{part}"));
+        let block = |part: &str| get(&format!("blocks.{i}.{part}"));
         let mut add = |name: &str, shape: &[usize], data: &'a [f32]| {
             all.push((format!("encoder.layer.{i}.{name}"), shape.to_vec(), data));
         };
-        for (which, name) in ["query", "key", "value"].iter().enumerate() {
-            let third = |all: &'a [f32]| &all[which * all.len() / 3..][..all.len() / 3];
-            add(&format!("attention.attention.{name}.weight"), &[width, width], third(ours("attn.qkv.weight")));
-            add(&format!("attention.attention.{name}.bias"), &[width], third(ours("attn.qkv.bias")));
+        for (part, name) in ["query", "key", "value"].iter().enumerate() {
+            let third = |all: &'a [f32]| &all[part * all.len() / 3..][..all.len() / 3];
+            add(&format!("attention.attention.{name}.weight"), &[width, width], third(block("attn.qkv.weight")));
+            add(&format!("attention.attention.{name}.bias"), &[width], third(block("attn.qkv.bias")));
         }
-        for (theirs, part, inputs, outputs) in
+        for (name, part, inputs, outputs) in
             [("attention.output.dense", "attn.proj", width, width), (fc1, "mlp.fc1", width, mlp), (fc2, "mlp.fc2", mlp, width)]
         {
-            add(&format!("{theirs}.weight"), &[outputs, inputs], ours(&format!("{part}.weight")));
-            add(&format!("{theirs}.bias"), &[outputs], ours(&format!("{part}.bias")));
+            add(&format!("{name}.weight"), &[outputs, inputs], block(&format!("{part}.weight")));
+            add(&format!("{name}.bias"), &[outputs], block(&format!("{part}.bias")));
         }
-        for (theirs, part) in [(norm1, "norm1"), (norm2, "norm2")] {
-            add(&format!("{theirs}.weight"), &[width], ours(&format!("{part}.weight")));
-            add(&format!("{theirs}.bias"), &[width], ours(&format!("{part}.bias")));
+        for (name, part) in [(norm1, "norm1"), (norm2, "norm2")] {
+            add(&format!("{name}.weight"), &[width], block(&format!("{part}.weight")));
+            add(&format!("{name}.bias"), &[width], block(&format!("{part}.bias")));
         }
         if kind != Kind::Vit {
-            for (theirs, part) in [("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma")] {
-                add(theirs, &[width], if config.layer_scale != 0.0 { ours(part) } else { &constants.ones });
+            for (name, part) in [("layer_scale1.lambda1", "ls1.gamma"), ("layer_scale2.lambda1", "ls2.gamma")] {
+                add(name, &[width], if config.layer_scale != 0.0 { block(part) } else { &constants.ones });
             }
         }
     }
     all
 }
 
-/// `config.json`.
-pub(super) fn config(info: &Info) -> Value {
+/// Returns the `config.json`.
+pub(crate) fn config(info: &Info) -> Value {
     let model = &info.model;
     let (name, kind_name) = match kind(model) {
         Kind::Vit => ("ViTModel", "vit"),
@@ -117,7 +125,7 @@ pub(super) fn config(info: &Info) -> Value {
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "initializer_range": 0.02,
-        "layer_norm_eps": decimal(model.norm_eps),
+        "layer_norm_eps": shortest_decimal(model.norm_eps),
         "image_size": model.image,
         "patch_size": model.patch,
         "num_channels": 3,
@@ -139,8 +147,8 @@ pub(super) fn config(info: &Info) -> Value {
     config
 }
 
-/// `preprocessor_config.json`: the view that this program evaluates on.
-pub(super) fn preprocessor(info: &Info) -> Value {
+/// Returns the `preprocessor_config.json`, which does what this program's evaluation transform does.
+pub(crate) fn preprocessor(info: &Info) -> Value {
     let size = info.model.image;
     let square = json!({"height": size, "width": size});
     let small = size < SMALL as usize;
@@ -155,7 +163,7 @@ pub(super) fn preprocessor(info: &Info) -> Value {
         "do_rescale": true,
         "rescale_factor": 1.0 / 255.0,
         "do_normalize": true,
-        "image_mean": info.model.mean.map(decimal),
-        "image_std": info.model.std.map(decimal),
+        "image_mean": info.model.mean.map(shortest_decimal),
+        "image_std": info.model.std.map(shortest_decimal),
     })
 }

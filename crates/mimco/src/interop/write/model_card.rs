@@ -1,14 +1,15 @@
-//! The model card that is written beside every export: what the model is, where it comes from, how it is loaded.
+//! Model card of an export: the model, its origin and how to load it.
 
-use super::backbone::Info;
+use crate::interop::info::Info;
 use std::fmt::Write;
 
-/// The card of the weights `file`; `---` begins and ends the table that model hubs read.
+/// Returns the model card of the weights `file` in Markdown. The block between the `---` lines is for
+/// model hubs. Exports are reproducible to the byte, so the wording of the card is part of them.
 pub fn text(file: &str, info: &Info) -> String {
     let model = &info.model;
     let mut card = String::from("---\ntags:\n- image-feature-extraction\n- vision-transformer\n");
-    if let Some(licence) = &info.licence {
-        let _ = writeln!(card, "license: {}", licence.to_lowercase());
+    if let Some(license) = &info.license {
+        let _ = writeln!(card, "license: {}", license.to_lowercase());
     }
     let _ = write!(card, "---\n\n# {}\n\n", info.architecture);
     let mut rows = vec![
@@ -19,22 +20,22 @@ pub fn text(file: &str, info: &Info) -> String {
         ("LayerScale", if model.layer_scale == 0.0 { "no" } else { "yes" }.into()),
         ("norms' epsilon", format!("{:e}", model.norm_eps)),
         ("mean, deviation of the channels", format!("{:?}, {:?}", model.mean, model.std)),
-        ("feature that was trained", format!("{:?}", info.pooling).to_lowercase()),
+        ("feature that was trained", info.pooling.name().to_string()),
     ];
     rows.extend(info.seed.map(|seed| ("seed", seed.to_string())));
     rows.extend(info.steps.map(|steps| ("updates", steps.to_string())));
     rows.extend(info.teacher.clone().map(|teacher| ("teacher", teacher)));
     rows.extend(info.data.clone().map(|digest| ("digest of the images", digest)));
-    let licence = info.licence.as_ref().map(|licence| {
+    let license = info.license.as_ref().map(|license| {
         format!(
-            "{licence} is the licence of the code that {} comes from; look for the weights' own",
+            "{license} is the licence of the code that {} comes from; look for the weights' own",
             if info.teacher.is_some() { "the teacher" } else { "it" }
         )
     });
-    rows.push(("licence", licence.unwrap_or_else(|| "to be filled in: the weights' and the images' owner says".into())));
+    rows.push(("licence", license.unwrap_or_else(|| "to be filled in: the weights' and the images' owner says".into())));
     card.push_str("| | |\n|---|---|\n");
-    for (what, value) in rows {
-        let _ = writeln!(card, "| {what} | {value} |");
+    for (property, value) in rows {
+        let _ = writeln!(card, "| {property} | {value} |");
     }
     let _ = write!(
         card,

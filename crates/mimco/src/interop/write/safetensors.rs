@@ -1,4 +1,4 @@
-//! Safetensors files, written in an order that does not change from run to run.
+//! Writing of safetensors files that are reproducible to the byte.
 
 use crate::{Error, files};
 use serde::Serialize;
@@ -13,11 +13,11 @@ struct Entry<'a> {
     data_offsets: [usize; 2],
 }
 
-/// Writes tensors as F32, whole or not at all. Own code for the header: the crate writes metadata in random order, and the same run must give
-/// the same bytes.
+/// Writes tensors (name, shape, elements row by row) as F32, atomically. The header is own code: the
+/// `safetensors` crate writes metadata in random order, but the same run must produce the same bytes.
 ///
 /// # Errors
-/// Where the file cannot be written.
+/// A file that cannot be written.
 pub fn write_f32(path: &Path, tensors: &[(String, Vec<usize>, &[f32])], metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     let mut header = BTreeMap::new();
     let mut end = 0;
@@ -33,11 +33,11 @@ pub fn write_f32(path: &Path, tensors: &[(String, Vec<usize>, &[f32])], metadata
     files::write_atomically_with(path, |out| {
         out.write_all(&(json.len() as u64).to_le_bytes())?;
         out.write_all(&json)?;
-        tensors.iter().try_for_each(|(_, _, data)| write_numbers(out, data))
+        tensors.iter().try_for_each(|(_, _, data)| write_elements(out, data))
     })
 }
 
-fn write_numbers(out: &mut (dyn Write + Send), data: &[f32]) -> std::io::Result<()> {
+fn write_elements(out: &mut (dyn Write + Send), data: &[f32]) -> std::io::Result<()> {
     let mut bytes = Vec::with_capacity(4 * 4096);
     for part in data.chunks(4096) {
         bytes.clear();
@@ -53,7 +53,7 @@ mod tests {
     use ::safetensors::SafeTensors;
 
     #[test]
-    fn what_is_written_is_read_back_by_the_crate_and_always_the_same() {
+    fn the_safetensors_crate_reads_what_is_written_and_the_bytes_never_change() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let (a, b) = (vec![1.0f32, -2.5, 3.0], vec![0.5f32; 5000]);
@@ -67,8 +67,8 @@ mod tests {
         let (_, head) = SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(head.metadata().clone().unwrap().into_iter().collect::<BTreeMap<_, _>>(), metadata);
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let numbers = |name| file.tensor(name).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
-        assert_eq!((file.tensor("z").unwrap().shape(), numbers("z")), (&[3, 1][..], a));
-        assert_eq!((file.tensor("b").unwrap().shape(), numbers("b")), (&[5000][..], b));
+        let values = |name| file.tensor(name).unwrap().data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        assert_eq!((file.tensor("z").unwrap().shape(), values("z")), (&[3, 1][..], a));
+        assert_eq!((file.tensor("b").unwrap().shape(), values("b")), (&[5000][..], b));
     }
 }

@@ -1,30 +1,30 @@
-//! timm's files: a state dict that `load_state_dict(strict=True)` takes, and the hub's `config.json`, by which `create_model("local-dir:...")` finds
-//! architecture, heads and normalisation.
+//! Export for timm: a state dict that `load_state_dict(strict=True)` accepts, and the hub's
+//! `config.json`, in which `create_model("local-dir:...")` finds architecture, heads and normalization.
 
-use super::backbone::{self, Info, Named, decimal};
-use crate::evaluation::features::FeatureKind;
-use crate::methods::mimco::Backbone;
+use super::tensors::{NamedTensor, backbone_tensors, shortest_decimal};
+use crate::interop::info::Info;
+use crate::models::backbone::{Backbone, FeatureKind};
 use crate::models::vit::{Forward, NORM_EPS, Vit, VitConfig};
 use mimco_engine::{Parameters, Tape, Tensor};
 use serde_json::{Value, json};
 
-/// Differences of tokens, as a share of their norm, up to which another epsilon is let be.
-const NEAR: f64 = 2e-5;
+/// Largest relative difference of the tokens up to which the epsilon is replaced without scaling.
+const NEGLIGIBLE: f64 = 2e-5;
 
-/// timm's norms have an epsilon of 1e-6, which no file of its changes. Where the model's own is another, and makes another feature of an image of
-/// noise, the residual stream is multiplied by sqrt(1e-6 / eps): norms of it are then what they were, and so are all tokens after the last one.
-/// Returns what a person should know of it.
-pub(super) fn take_norm_eps(backbone: &mut Backbone, info: &mut Info) -> Option<String> {
+/// Replaces the epsilon of the norms by timm's 1e-6, which its files cannot change. If that changes
+/// the tokens of an image of noise, the residual stream is also multiplied by sqrt(1e-6 / eps). Its
+/// norms, and so all tokens after the last one, then stay the same. Returns a warning about the change.
+pub(crate) fn replace_norm_eps(backbone: &mut Backbone, info: &mut Info) -> Option<String> {
     let own = backbone.vit.config.norm_eps;
     if own == NORM_EPS {
         return None;
     }
-    let difference = difference(backbone, &backbone.vit.with_norm_eps(NORM_EPS));
+    let difference = token_difference(backbone, &backbone.vit.with_norm_eps(NORM_EPS));
     backbone.vit = backbone.vit.with_norm_eps(NORM_EPS);
     info.model.norm_eps = NORM_EPS;
     let differs = format!("timm's norms have an epsilon of {NORM_EPS:e}, this model's {own:e}");
-    if difference <= NEAR {
-        return Some(format!("{differs}: tokens of noise differ by {difference:.0e} of their norm"));
+    if difference <= NEGLIGIBLE {
+        return Some(format!("{differs}; the tokens of an image of noise change by {difference:.0e} of their norm"));
     }
     let factor = (NORM_EPS as f64 / own as f64).sqrt() as f32;
     let config = &backbone.vit.config;
@@ -33,19 +33,20 @@ pub(super) fn take_norm_eps(backbone: &mut Backbone, info: &mut Info) -> Option<
             0.0 => [".attn.proj.weight", ".attn.proj.bias", ".mlp.fc2.weight", ".mlp.fc2.bias"].iter().any(|end| name.ends_with(end)),
             _ => name.ends_with(".gamma"),
         };
-        let begins = !name.starts_with("blocks.") && !name.starts_with("norm.");
-        if let Some(id) = backbone.parameters.find(&name).filter(|_| begins || ends_branch) {
+        let starts_stream = !name.starts_with("blocks.") && !name.starts_with("norm.");
+        if let Some(id) = backbone.parameters.find(&name).filter(|_| starts_stream || ends_branch) {
             backbone.parameters.get_mut(id).iter_mut().for_each(|weight| *weight *= factor);
         }
     }
     Some(format!(
-        "{differs}, and tokens of noise would differ by {difference:.0e} of their norm: what goes into the residual stream is written {factor:.4} \
-         times as large, which gives the same features (fine-tuning it will want other learning rates)"
+        "{differs}, which would change the tokens of an image of noise by {difference:.0e} of their norm; the weights that write to the \
+         residual stream are scaled by {factor:.4}, which keeps the features (fine-tuning needs other learning rates)"
     ))
 }
 
-/// Of the tokens of an image of noise under a backbone and under another model of the same parameters.
-fn difference(backbone: &Backbone, other: &Vit) -> f64 {
+/// Returns the relative difference between the tokens of an image of noise under a backbone and
+/// under another model with the same parameters.
+fn token_difference(backbone: &Backbone, other: &Vit) -> f64 {
     let size = backbone.vit.config.image;
     let mut state = 1u32;
     let mut noise = || {
@@ -54,14 +55,15 @@ fn difference(backbone: &Backbone, other: &Vit) -> f64 {
     };
     let pixels: Vec<f32> = (0..3 * size * size).map(|_| noise()).collect();
     let image = Tensor::from_slice([1, 3, size, size], &pixels);
-    let [ours, theirs] =
+    let [tokens, others] =
         [&backbone.vit, other].map(|vit| vit.forward(&mut Tape::inference(&backbone.parameters), &image, &Forward::default()).value);
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
-    norm(&mut ours.data().iter().zip(theirs.data()).map(|(a, b)| a - b)) / norm(&mut ours.data().iter().copied()).max(1e-30)
+    norm(&mut tokens.data().iter().zip(others.data()).map(|(a, b)| a - b)) / norm(&mut tokens.data().iter().copied()).max(1e-30)
 }
 
-/// timm's registers come without a position of the class token (`no_embed_class`): it is added to the token. `[width]`; empty without registers.
-pub(super) fn class_with_position(config: &VitConfig, parameters: &Parameters) -> Vec<f32> {
+/// Returns the class token plus its position, `[width]`, for a model with registers; otherwise
+/// nothing. timm's models with registers have no position of the class token (`no_embed_class`).
+pub(crate) fn class_with_position(config: &VitConfig, parameters: &Parameters) -> Vec<f32> {
     if config.registers == 0 {
         return Vec::new();
     }
@@ -69,11 +71,11 @@ pub(super) fn class_with_position(config: &VitConfig, parameters: &Parameters) -
     get("cls_token").iter().zip(get("pos_embed")).map(|(token, position)| token + position).collect()
 }
 
-/// The parameters as timm has them; `class` is [`class_with_position`].
-pub(super) fn arrays<'a>(config: &VitConfig, parameters: &'a Parameters, class: &'a [f32]) -> Vec<Named<'a>> {
-    let mut arrays = backbone::arrays(config, parameters);
+/// Returns the tensors of timm's state dict. `class` is the result of [`class_with_position`].
+pub(crate) fn tensors<'a>(config: &VitConfig, parameters: &'a Parameters, class: &'a [f32]) -> Vec<NamedTensor<'a>> {
+    let mut tensors = backbone_tensors(config, parameters);
     if config.registers > 0 {
-        for (name, shape, data) in &mut arrays {
+        for (name, shape, data) in &mut tensors {
             match name.as_str() {
                 "cls_token" => *data = class,
                 "pos_embed" => {
@@ -84,11 +86,11 @@ pub(super) fn arrays<'a>(config: &VitConfig, parameters: &'a Parameters, class: 
             }
         }
     }
-    arrays
+    tensors
 }
 
-/// `config.json` of timm's hub format.
-pub(super) fn config(info: &Info) -> Value {
+/// Returns the `config.json` of timm's hub.
+pub(crate) fn config(info: &Info) -> Value {
     let model = &info.model;
     let size = match (model.width, model.depth) {
         (192, 12) => "tiny",
@@ -96,7 +98,7 @@ pub(super) fn config(info: &Info) -> Value {
         (1024, 24) => "large",
         _ => "base",
     };
-    // Over the named architecture's own arguments, so that any size, head count and patch comes out right.
+    // These override the arguments of the named architecture, so any size, head count and patch works.
     let mut arguments = json!({
         "img_size": model.image,
         "patch_size": model.patch,
@@ -123,13 +125,13 @@ pub(super) fn config(info: &Info) -> Value {
             "fixed_input_size": true,
             "interpolation": "bicubic",
             "crop_pct": 0.875,
-            "mean": model.mean.map(decimal),
-            "std": model.std.map(decimal),
+            "mean": model.mean.map(shortest_decimal),
+            "std": model.std.map(shortest_decimal),
             "num_classes": 0,
             "pool_size": null,
             "first_conv": "patch_embed.proj",
             "classifier": "head",
-            "license": info.licence,
+            "license": info.license,
         },
     })
 }

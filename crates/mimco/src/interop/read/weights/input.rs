@@ -3,43 +3,8 @@
 use half::{bf16, f16};
 use std::io::{self, Read, Seek, SeekFrom};
 
-use super::Dtype;
-
-/// Why a file is not read.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// It ends before what it announces.
-    Cut,
-    /// It contradicts itself; what is wrong.
-    Damaged(String),
-    /// It is something that is not read; a sentence about the file that says what to do.
-    Refused(String),
-    /// The system does not give its bytes.
-    Unreadable(io::Error),
-}
-
-impl Fault {
-    pub fn damaged(why: impl Into<String>) -> Fault {
-        Fault::Damaged(why.into())
-    }
-}
-
-impl From<io::Error> for Fault {
-    fn from(error: io::Error) -> Fault {
-        if error.kind() == io::ErrorKind::UnexpectedEof { Fault::Cut } else { Fault::Unreadable(error) }
-    }
-}
-
-/// A name out of a file, fit for a message of one line.
-pub(super) fn shown(name: &str) -> String {
-    const LONGEST: usize = 80;
-    let mut escaped: String = name.chars().take(LONGEST + 1).flat_map(char::escape_debug).collect();
-    if let Some((end, _)) = escaped.char_indices().nth(LONGEST) {
-        escaped.truncate(end);
-        escaped.push('…');
-    }
-    escaped
-}
+use super::dtype::Dtype;
+use super::fault::Fault;
 
 trait Source: Read + Seek + Send {}
 impl<T: Read + Seek + Send> Source for T {}

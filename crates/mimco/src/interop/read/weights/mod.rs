@@ -2,8 +2,11 @@
 //! them. No object that a pickle describes is ever built, and nothing that it names is called.
 
 mod array;
+mod dtype;
+mod fault;
 mod input;
 mod names;
+mod parsed;
 mod pickle;
 mod safetensors;
 #[cfg(test)]
@@ -11,10 +14,14 @@ mod tests;
 mod torch_old;
 mod torch_zip;
 
-pub use array::{Array, Dtype};
+pub use array::Array;
+pub use dtype::Dtype;
 
+use super::escape::printable;
 use crate::Error;
-use input::{Fault, Input, shown};
+use fault::Fault;
+use input::Input;
+use parsed::ParsedFile;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
@@ -55,17 +62,6 @@ pub struct Weights {
     input: Mutex<Input>,
 }
 
-/// More than any file's description of its tensors takes.
-const LARGEST_PICKLE: u64 = 256 << 20;
-
-/// What the formats' readers find.
-#[derive(Default)]
-struct Found {
-    tensors: BTreeMap<String, Array>,
-    texts: BTreeMap<String, String>,
-    left_out: BTreeMap<String, usize>,
-}
-
 impl Weights {
     /// Opens a file and reads what it says of its tensors, none of their elements.
     ///
@@ -94,7 +90,7 @@ impl Weights {
                 Format::TorchZip => torch_zip::read(&mut input),
                 Format::TorchOld => torch_old::read(&mut input),
             };
-            let Found { tensors, texts, left_out } = found.map_err(|e| (Some(format), e))?;
+            let ParsedFile { tensors, texts, left_out } = found.map_err(|e| (Some(format), e))?;
             Ok(Weights { format, tensors, texts, left_out, path: path.to_path_buf(), input: Mutex::new(input) })
         };
         read().map_err(|(format, fault)| {
@@ -122,7 +118,7 @@ impl Weights {
     /// A name that is not there; a file that changed or went away meanwhile.
     pub fn read(&self, name: &str) -> Result<Vec<f32>, Error> {
         let Some(array) = self.tensors.get(name) else {
-            return Err(Error::file(&self.path, format!("has no tensor named {}; it has {}", shown(name), self.tensors.len())));
+            return Err(Error::file(&self.path, format!("has no tensor named {}; it has {}", printable(name), self.tensors.len())));
         };
         // A lock that a panic poisoned still guards a readable file: each reading begins with its own seek.
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +128,7 @@ impl Weights {
                 Fault::Damaged(why) | Fault::Refused(why) => why,
                 Fault::Unreadable(e) => e.to_string(),
             };
-            Error::file(&self.path, format!("tensor {} cannot be read ({why}); see that the file stays in place", shown(name)))
+            Error::file(&self.path, format!("tensor {} cannot be read ({why}); see that the file stays in place", printable(name)))
         })
     }
 }

@@ -1,10 +1,13 @@
 //! From what a pickle of PyTorch describes to tensors with names. This is where a few names of classes and functions get a meaning; all others
 //! are counted and left out.
 
+use super::array::Array;
 use super::array::Storage;
-use super::input::{Fault, shown};
+use super::dtype::Dtype;
+use super::fault::Fault;
+use super::parsed::ParsedFile;
 use super::pickle::{Handle, Pickle, Value};
-use super::{Array, Dtype, Found};
+use crate::interop::read::escape::printable;
 
 /// What a pickle says of a storage; where its bytes are is the format's to know.
 pub(super) struct StorageId<'p> {
@@ -126,9 +129,9 @@ fn rebuild<'p>(
 pub(super) fn collect<'p>(
     pickle: &'p Pickle<'_>,
     place: &'p mut dyn FnMut(&StorageId<'_>) -> Result<Storage, Fault>,
-) -> Result<Found, Fault> {
+) -> Result<ParsedFile, Fault> {
     let allowance = (1 << 20) + 16 * pickle.length;
-    let mut walk = Walk { pickle, place, found: Found::default(), path: Vec::new(), object: None, visits: 0, allowance };
+    let mut walk = Walk { pickle, place, found: ParsedFile::default(), path: Vec::new(), object: None, visits: 0, allowance };
     walk.visit(pickle.top, &mut String::new(), None)?;
     match walk.object {
         Some(class) if walk.found.tensors.is_empty() => Err(Fault::Refused(format!(
@@ -145,7 +148,7 @@ const ENTRY: usize = 64;
 struct Walk<'p, 'a> {
     pickle: &'p Pickle<'a>,
     place: &'p mut dyn FnMut(&StorageId<'_>) -> Result<Storage, Fault>,
-    found: Found,
+    found: ParsedFile,
     /// The containers around the value at hand.
     path: Vec<Handle>,
     /// The class of an object that was left out, of one with tensors in it before others.
@@ -255,19 +258,19 @@ impl<'p> Walk<'p, '_> {
 
     fn keep_tensor(&mut self, name: &str, tensor: Result<Description<'p>, &'static str>) -> Result<(), Fault> {
         let name = if self.path.is_empty() { "tensor" } else { name };
-        let wrong = |why: &str| Fault::Damaged(format!("tensor {} {why}", shown(name)));
+        let wrong = |why: &str| Fault::Damaged(format!("tensor {} {why}", printable(name)));
         let Description { storage, dtype, offset, shape, strides } = tensor.map_err(wrong)?;
         let dtype = match dtype {
             "float64" => Dtype::F64,
             "float32" => Dtype::F32,
             "float16" => Dtype::F16,
             "bfloat16" => Dtype::BF16,
-            other => return self.leave_out(&shown(other)),
+            other => return self.leave_out(&printable(other)),
         };
         self.spend(ENTRY + name.len() + 16 * shape.len())?;
         let array = Array::new(dtype, shape, strides, (self.place)(&storage)?, offset).map_err(wrong)?;
         if self.found.tensors.insert(name.to_string(), array).is_some() {
-            return Err(Fault::Refused(format!("has two tensors named {}; save it again under different names", shown(name))));
+            return Err(Fault::Refused(format!("has two tensors named {}; save it again under different names", printable(name))));
         }
         Ok(())
     }
@@ -288,7 +291,7 @@ impl<'p> Walk<'p, '_> {
     }
 
     fn class_name(&self, class: Handle) -> String {
-        self.pickle.global(class).map_or(String::new(), |(module, name)| format!("{}.{}", shown(module), shown(name)))
+        self.pickle.global(class).map_or(String::new(), |(module, name)| format!("{}.{}", printable(module), printable(name)))
     }
 }
 

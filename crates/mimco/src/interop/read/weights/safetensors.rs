@@ -1,9 +1,13 @@
 //! The header of a safetensors file: eight bytes that say how long it is, then JSON. Own code, since the crate maps the whole file into memory
 //! or wants it there, and takes the last of two tensors of one name without a word.
 
+use super::array::Array;
 use super::array::Storage;
-use super::input::{Fault, Input, shown};
-use super::{Array, Dtype, Found};
+use super::dtype::Dtype;
+use super::fault::Fault;
+use super::input::Input;
+use super::parsed::ParsedFile;
+use crate::interop::read::escape::printable;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use std::collections::BTreeMap;
@@ -11,7 +15,7 @@ use std::collections::btree_map::Entry as Slot;
 use std::fmt;
 
 /// Reads the header; each byte of data must belong to one tensor.
-pub(super) fn read(input: &mut Input) -> Result<Found, Fault> {
+pub(super) fn read(input: &mut Input) -> Result<ParsedFile, Fault> {
     /// The format's own limit of a header.
     const LARGEST: u64 = 100_000_000;
     let mut length = [0; 8];
@@ -24,14 +28,14 @@ pub(super) fn read(input: &mut Input) -> Result<Found, Fault> {
     if json.first() != Some(&b'{') {
         return Err(Fault::damaged("its header is no JSON"));
     }
-    let header: Header = serde_json::from_slice(&json).map_err(|e| Fault::Damaged(format!("its header: {}", shown(&e.to_string()))))?;
+    let header: Header = serde_json::from_slice(&json).map_err(|e| Fault::Damaged(format!("its header: {}", printable(&e.to_string()))))?;
     let data = 8 + length;
     check_offsets(&header, input.length() - data)?;
-    let mut found = Found { texts: header.metadata, ..Found::default() };
+    let mut found = ParsedFile { texts: header.metadata, ..ParsedFile::default() };
     for (name, entry) in header.tensors {
         let [start, end] = entry.data_offsets;
         let storage = Storage { start: data + start, length: end - start };
-        let wrong = |why: &str| Fault::Damaged(format!("tensor {} {why}", shown(&name)));
+        let wrong = |why: &str| Fault::Damaged(format!("tensor {} {why}", printable(&name)));
         let elements = entry.shape.0.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
         let bits = bits(&entry.dtype);
         if bits.is_some_and(|bits| elements.and_then(|n| n.checked_mul(bits)) != storage.length.checked_mul(8)) {
@@ -63,7 +67,7 @@ fn check_offsets(header: &Header, length: u64) -> Result<(), Fault> {
             return Err(Fault::Cut);
         }
         if *start != at || end < start {
-            return Err(Fault::Damaged(format!("the data of tensor {} does not begin where the one before ends", shown(name))));
+            return Err(Fault::Damaged(format!("the data of tensor {} does not begin where the one before ends", printable(name))));
         }
         at = *end;
     }
@@ -89,7 +93,7 @@ fn pytorch_name(dtype: &str) -> String {
         "C64" => "complex64".to_string(),
         "I8" | "I16" | "I32" | "I64" => dtype.replace('I', "int"),
         "U8" | "U16" | "U32" | "U64" => dtype.replace('U', "uint"),
-        other => shown(other),
+        other => printable(other),
     }
 }
 
@@ -139,7 +143,7 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 Slot::Vacant(slot) => {
                     slot.insert(map.next_value()?);
                 }
-                Slot::Occupied(slot) => return Err(A::Error::custom(format_args!("two tensors named {}", shown(slot.key())))),
+                Slot::Occupied(slot) => return Err(A::Error::custom(format_args!("two tensors named {}", printable(slot.key())))),
             }
         }
         Ok(header)
@@ -170,7 +174,7 @@ impl<'de> Visitor<'de> for TextsVisitor {
                 Slot::Vacant(slot) => {
                     slot.insert(text);
                 }
-                Slot::Occupied(slot) => return Err(A::Error::custom(format_args!("two texts under the key {}", shown(slot.key())))),
+                Slot::Occupied(slot) => return Err(A::Error::custom(format_args!("two texts under the key {}", printable(slot.key())))),
             }
         }
         Ok(Texts(texts))

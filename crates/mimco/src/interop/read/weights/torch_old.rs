@@ -2,13 +2,15 @@
 //! machine, the object and the keys of its storages, each a pickle; then for each key a count of elements and the elements.
 
 use super::array::Storage;
-use super::input::{Fault, Input, shown};
+use super::fault::Fault;
+use super::input::Input;
 use super::names::{self, StorageId};
+use super::parsed::{LARGEST_PICKLE, ParsedFile};
 use super::pickle::{Pickle, Value};
-use super::{Found, LARGEST_PICKLE};
+use crate::interop::read::escape::printable;
 use std::collections::HashMap;
 
-pub(super) fn read(input: &mut Input) -> Result<Found, Fault> {
+pub(super) fn read(input: &mut Input) -> Result<ParsedFile, Fault> {
     // The pickles do not say how long they are: what does not suffice is read again, twice as much.
     let mut wanted = 1 << 16;
     loop {
@@ -59,10 +61,10 @@ impl<'a> Pickles<'a> {
         Ok(Pickles { object, keys, length: bytes.len() - rest.len() })
     }
 
-    fn tensors(&self, input: &mut Input) -> Result<Found, Fault> {
+    fn tensors(&self, input: &mut Input) -> Result<ParsedFile, Fault> {
         let storages = self.storages(input)?;
         names::collect(&self.object, &mut |storage| {
-            let wrong = |what: &str| Fault::Damaged(format!("its storage {} {what}", shown(storage.key)));
+            let wrong = |what: &str| Fault::Damaged(format!("its storage {} {what}", printable(storage.key)));
             let whole = storages.get(storage.key).ok_or_else(|| wrong("is not there"))?;
             let Some((start, elements)) = storage.part else { return Ok(*whole) };
             let start = start.checked_mul(storage.size);
@@ -86,7 +88,7 @@ impl<'a> Pickles<'a> {
         let mut start = self.length as u64;
         for key in self.keys.items(self.keys.top).ok_or_else(|| Fault::damaged("it has no list of storages"))? {
             let key = self.keys.text(*key).ok_or_else(|| Fault::damaged("a storage has no name"))?;
-            let wrong = |what: &str| Fault::Damaged(format!("its storage {} {what}", shown(key)));
+            let wrong = |what: &str| Fault::Damaged(format!("its storage {} {what}", printable(key)));
             let id = described.get(key).ok_or_else(|| wrong("is not described"))?;
             let count = input.bytes(start, 8)?;
             if count != id.elements.to_le_bytes() {

@@ -2,17 +2,19 @@
 //! as they are, so a storage's bytes are found in the file itself.
 
 use super::array::Storage;
-use super::input::{Fault, Input, shown};
+use super::fault::Fault;
+use super::input::Input;
 use super::names::{self, StorageId};
+use super::parsed::{LARGEST_PICKLE, ParsedFile};
 use super::pickle::Pickle;
-use super::{Found, LARGEST_PICKLE};
+use crate::interop::read::escape::printable;
 use std::cell::Cell;
 use std::io::{Read, Seek, SeekFrom};
 use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive, ZipReadOptions};
 
-pub(super) fn read(input: &mut Input) -> Result<Found, Fault> {
+pub(super) fn read(input: &mut Input) -> Result<ParsedFile, Fault> {
     let length = input.length();
     let left = Cell::new(LARGEST_DIRECTORY);
     let archive = ZipArchive::with_config(Config { archive_offset: ArchiveOffset::Known(0) }, Limited { input, left: &left })?;
@@ -107,7 +109,7 @@ impl Archive<'_> {
         }
         let length = directory.size();
         if length != directory.compressed_size() {
-            return Err(Fault::Damaged(format!("the entry {} of its archive has two sizes", shown(name))));
+            return Err(Fault::Damaged(format!("the entry {} of its archive has two sizes", printable(name))));
         }
         let start = self.archive.by_index(index)?.data_start().ok_or(Fault::Cut)?;
         if start.checked_add(length).is_none_or(|end| end > self.length) {
@@ -119,7 +121,7 @@ impl Archive<'_> {
     fn place(&mut self, storage: &StorageId<'_>) -> Result<Storage, Fault> {
         /// PyTorch counts its storages.
         const LONGEST_KEY: usize = 64;
-        let wrong = |what: &str| Fault::Damaged(format!("its storage {} {what}", shown(storage.key)));
+        let wrong = |what: &str| Fault::Damaged(format!("its storage {} {what}", printable(storage.key)));
         let length = storage.length().ok_or_else(|| wrong("has more bytes than can be"))?;
         let name = format!("data/{}", storage.key);
         let Some(index) = (storage.key.len() <= LONGEST_KEY).then(|| self.index(&name)).flatten() else {
@@ -158,7 +160,7 @@ impl From<ZipError> for Fault {
     fn from(error: ZipError) -> Fault {
         match error {
             ZipError::Io(e) => e.into(),
-            other => Fault::Damaged(shown(&other.to_string())),
+            other => Fault::Damaged(printable(&other.to_string())),
         }
     }
 }

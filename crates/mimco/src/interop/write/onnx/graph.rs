@@ -1,20 +1,26 @@
-//! The backbone as nodes of ONNX's operator set 17. Values are named after the module of timm's that makes them.
+//! Graph of a backbone in ONNX's operator set 17. Values have the names of timm's modules.
 
 use super::proto::{AttributeProto, FLOAT, INT64, NodeProto, TensorProto};
-use super::{CHANNELS, INPUT, Parameter, invalid};
 use crate::models::vit::VitConfig;
 use std::borrow::Cow;
 use std::io;
 
-/// Nodes in running order, and the constants that they read.
+/// Name of the graph's input.
+pub(super) const INPUT: &str = "pixel_values";
+/// Channels of an image.
+pub(super) const CHANNELS: usize = 3;
+/// Function that returns a parameter's elements by timm's name.
+pub(super) type FindParameter<'f, 'p> = &'f dyn Fn(&str) -> Option<&'p [f32]>;
+
+/// Nodes in the order of execution, and the constants that they read.
 pub(super) struct Graph<'f, 'p> {
     config: VitConfig,
-    parameter: Parameter<'f, 'p>,
+    parameter: FindParameter<'f, 'p>,
     pub(super) nodes: Vec<NodeProto>,
     pub(super) constants: Vec<Constant<'p>>,
 }
 
-/// A constant, whose bytes are made when they are needed: a second copy of all parameters is never held.
+/// Constant. Its bytes are made one constant at a time, so the parameters are never copied as a whole.
 pub(super) struct Constant<'p> {
     pub(super) name: String,
     dims: Vec<usize>,
@@ -27,11 +33,14 @@ enum Data<'p> {
 }
 
 impl<'f, 'p> Graph<'f, 'p> {
-    /// The whole graph from the input to the outputs `tokens`, `class` and `mean`.
-    pub(super) fn build(config: &VitConfig, parameter: Parameter<'f, 'p>) -> io::Result<Self> {
+    /// Builds the graph from the input to the outputs `tokens`, `class` and `mean`.
+    ///
+    /// # Errors
+    /// A parameter that is missing or has the wrong size.
+    pub(super) fn build(config: &VitConfig, parameter: FindParameter<'f, 'p>) -> io::Result<Self> {
         let mut graph = Graph { config: config.clone(), parameter, nodes: Vec::new(), constants: Vec::new() };
         let (width, heads, tokens) = (config.width as i64, config.heads as i64, config.tokens() as i64);
-        // One size of a reshape may be left open (-1): here the batch, whatever it is. So no shape is worked out at run time.
+        // A reshape may leave one size open (-1), here the batch, so no shape is computed at run time.
         graph.integers("shape.rows", &[-1, width]);
         graph.integers("shape.tokens", &[-1, tokens, width]);
         graph.integers("shape.heads", &[-1, tokens, heads, width / heads]);
@@ -47,7 +56,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(graph)
     }
 
-    /// Pixels -> rows of tokens [batch · tokens, width]. All but the attention works on rows, whatever image they are of.
+    /// Embeds pixels `[batch, 3, image, image]` as rows of tokens `[batch · tokens, width]`. Only the
+    /// attention needs to know which rows belong to an image.
     fn embed(&mut self) -> io::Result<String> {
         let VitConfig { width, patch, .. } = self.config;
         let prefix = self.config.prefix() as i64;
@@ -60,17 +70,18 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.integers("patch_embed.shape", &[0, width as i64, -1]);
         let x = self.node("Reshape", &[&x, "patch_embed.shape"], "patch_embed.flatten", vec![]);
         let x = self.transpose(&x, &[0, 2, 1], "patch_embed");
-        // Zeros make room for the class token and the registers, which the constant below brings for every image alike: a concatenation
-        // would need them repeated, and for that the batch.
+        // Zeros reserve rows for the class token and the registers, which the constant below adds. A
+        // concatenation would have to repeat them for the batch, whose size is unknown.
         self.integers("prefix.pads", &[0, prefix, 0, 0, 0, 0]);
         let x = self.node("Pad", &[&x, "prefix.pads"], "prefix.room", vec![]);
-        self.tokens_of_every_image()?;
+        self.prefix_and_positions()?;
         let x = self.node("Add", &[&x, "prefix_and_positions"], "embedded", vec![]);
         Ok(self.node("Reshape", &[&x, "shape.rows"], "embedded.rows", vec![]))
     }
 
-    /// What is added to every image's tokens: the class token at its position, registers without one, the patches' positions.
-    fn tokens_of_every_image(&mut self) -> io::Result<()> {
+    /// Adds the constant for the tokens of every image: the class token plus its position, the registers,
+    /// and the patches' positions.
+    fn prefix_and_positions(&mut self) -> io::Result<()> {
         let VitConfig { width, registers, .. } = self.config;
         let tokens = self.config.tokens();
         let class = self.find("cls_token", &[1, 1, width])?;
@@ -85,7 +96,7 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(())
     }
 
-    /// x + attention(norm1(x)), then x + mlp(norm2(x)).
+    /// Adds a block: x + attention(norm1(x)), then x + mlp(norm2(x)).
     fn block(&mut self, name: &str, x: &str) -> io::Result<String> {
         let VitConfig { width, mlp, .. } = self.config;
         let y = self.norm(x, &format!("{name}.norm1"))?;
@@ -100,7 +111,7 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.residual(&x, &y, name, 2)
     }
 
-    /// Rows [.., 3 · width] of queries, keys and values -> rows of the heads' results.
+    /// Adds the attention: rows `[.., 3 · width]` of queries, keys and values -> rows `[.., width]`.
     fn attention(&mut self, qkv: &str, name: &str) -> String {
         let parts = ["q", "k", "v"].map(|part| format!("{name}.{part}"));
         self.nodes.push(NodeProto {
@@ -123,7 +134,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.node("Reshape", &[&y, "shape.rows"], name, vec![])
     }
 
-    /// y · (1 + erf(y / √2)) / 2, in the order of operations that runtimes know as a GELU; set 17 has no operator for it.
+    /// Adds y · (1 + erf(y / √2)) / 2. Runtimes recognize this order of operations as a GELU, for which
+    /// set 17 has no operator.
     fn gelu(&mut self, y: &str, name: &str) -> String {
         let e = self.node("Div", &[y, "gelu.sqrt2"], &format!("{name}.div"), vec![]);
         let e = self.node("Erf", &[&e], &format!("{name}.erf"), vec![]);
@@ -132,7 +144,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.node("Mul", &[&e, "gelu.half"], name, vec![])
     }
 
-    /// x + y, y scaled first where there are layer scales; of a block's first or second half.
+    /// Adds x + y, with y scaled by LayerScale if the model has it. `half` is 1 for the attention, 2 for
+    /// the MLP.
     fn residual(&mut self, x: &str, y: &str, name: &str, half: usize) -> io::Result<String> {
         let mut y = y.to_string();
         if self.config.layer_scale != 0.0 {
@@ -151,8 +164,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(self.node("LayerNormalization", &[x, &weight, &bias], name, settings))
     }
 
-    /// As `Gemm`, which takes the weights as timm has them, [outputs, inputs]; onnxruntime packs them once and is as fast as with a
-    /// `MatMul` of transposed weights.
+    /// Adds a linear layer as `Gemm`, which takes timm's weights `[outputs, inputs]`. onnxruntime packs
+    /// them once, so it is as fast as a `MatMul` of transposed weights.
     fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> io::Result<String> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         self.parameter(&weight, &[outputs, inputs])?;
@@ -164,7 +177,7 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.node("Transpose", &[x], name, vec![AttributeProto::ints("perm", order)])
     }
 
-    /// The final norm, the tokens image by image, and the two features that are read from them.
+    /// Adds the final norm and the outputs: the tokens of each image and the two features.
     fn outputs(&mut self, x: &str) -> io::Result<()> {
         let x = self.norm(x, "norm")?;
         let tokens = self.node("Reshape", &[&x, "shape.tokens"], "tokens", vec![]);
@@ -178,14 +191,15 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(())
     }
 
-    /// Adds an operation that makes one value, called as the operation itself; the value's name.
+    /// Adds an operation with one output. The operation and its output have the same name, which is
+    /// returned.
     fn node(&mut self, operator: &str, inputs: &[&str], name: &str, attribute: Vec<AttributeProto>) -> String {
         let input = inputs.iter().map(|input| input.to_string()).collect();
         self.nodes.push(NodeProto { input, output: vec![name.into()], name: name.into(), op_type: operator.into(), attribute });
         name.into()
     }
 
-    /// Adds a parameter as it is, under its own name.
+    /// Adds a parameter as a constant under its own name.
     fn parameter(&mut self, name: &str, dims: &[usize]) -> io::Result<()> {
         let data = self.find(name, dims)?;
         self.constant(name, dims.to_vec(), Data::Floats(data.into()));
@@ -194,9 +208,9 @@ impl<'f, 'p> Graph<'f, 'p> {
 
     fn find(&self, name: &str, dims: &[usize]) -> io::Result<&'p [f32]> {
         let data = (self.parameter)(name).ok_or_else(|| invalid(format!("the backbone has no parameter `{name}`")))?;
-        let wanted = dims.iter().fold(1usize, |all, size| all.saturating_mul(*size));
-        if data.len() != wanted {
-            return Err(invalid(format!("`{name}` has {} numbers where {dims:?} is needed", data.len())));
+        let expected = dims.iter().fold(1usize, |all, size| all.saturating_mul(*size));
+        if data.len() != expected {
+            return Err(invalid(format!("`{name}` has {} elements where {dims:?} is needed", data.len())));
         }
         Ok(data)
     }
@@ -215,7 +229,7 @@ impl<'f, 'p> Graph<'f, 'p> {
 }
 
 impl Constant<'_> {
-    /// Name, sizes and element type, without the elements.
+    /// Returns the constant without its elements.
     pub(super) fn head(&self) -> TensorProto {
         let data_type = match &self.data {
             Data::Floats(_) => FLOAT,
@@ -225,7 +239,7 @@ impl Constant<'_> {
         TensorProto { dims, data_type, name: self.name.clone(), ..TensorProto::default() }
     }
 
-    /// How many bytes its elements are.
+    /// Returns the size of the elements in bytes.
     pub(super) fn size(&self) -> usize {
         match &self.data {
             Data::Floats(values) => size_of_val(&values[..]),
@@ -233,11 +247,16 @@ impl Constant<'_> {
         }
     }
 
-    /// Its elements, little endian.
+    /// Returns the elements in little-endian order.
     pub(super) fn bytes(&self) -> Vec<u8> {
         match &self.data {
             Data::Floats(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
             Data::Integers(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
         }
     }
+}
+
+/// Makes the error about a backbone that cannot be exported.
+pub(super) fn invalid(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, what)
 }

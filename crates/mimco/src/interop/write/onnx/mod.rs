@@ -1,14 +1,15 @@
-//! A backbone as an ONNX file: written for runtimes that know nothing of this project, and read back to see that the file holds it.
+//! Export of a backbone as an ONNX file. The protobuf messages are own code by `prost` derive: ONNX
+//! crates wrap the same generated messages, and none streams the parameters.
 
 mod graph;
 mod proto;
 #[cfg(test)]
 mod summary;
 
-use super::backbone::{self, Info};
+use crate::interop::info::{Info, KEY};
 use crate::models::vit::VitConfig;
 use crate::{Error, files};
-use graph::{Constant, Graph};
+use graph::{CHANNELS, Constant, FindParameter, Graph, INPUT, invalid};
 use mimco_engine::Parameters;
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 use proto::{
@@ -20,49 +21,45 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
 
-/// Name of the graph's input.
-const INPUT: &str = "pixel_values";
 /// Names of the graph's outputs.
 const OUTPUTS: [&str; 3] = ["tokens", "class", "mean"];
 /// Operator set of the nodes: the first with a layer norm.
 const OPSET: i64 = 17;
-/// The schema's version that came with it.
+/// Version of the schema that introduced the operator set.
 const IR_VERSION: i64 = 8;
-const CHANNELS: usize = 3;
-/// Most bytes of parameters. Protobuf ends at 2 GiB; the rest is for the nodes.
+/// Most bytes of parameters. Protobuf's limit is 2 GiB; the rest is for the nodes.
 const LARGEST: usize = 1_900_000_000;
-/// Finds a parameter by timm's name.
-type Parameter<'f, 'p> = &'f dyn Fn(&str) -> Option<&'p [f32]>;
 
-/// Writes a backbone's ONNX file, reads it again and compares it with what went in.
+/// Writes a backbone's ONNX file, reads it back and compares it byte for byte.
 ///
 /// # Errors
-/// As [`write`]; a file that does not read back.
-pub(super) fn export(path: &Path, batch: Option<usize>, parameters: &Parameters, info: &Info) -> Result<(), Error> {
+/// Those of [`write`], and a file that differs when read back.
+pub(crate) fn export(path: &Path, batch: Option<usize>, parameters: &Parameters, info: &Info) -> Result<(), Error> {
     let parameter = |name: &str| parameters.find(name).map(|id| parameters.get(id));
     let statistics = [("mean", info.model.mean), ("std", info.model.std)].map(|(name, values)| (name.to_string(), format!("{values:?}")));
-    let metadata = backbone::metadata(path, info)?.into_iter().filter(|(key, _)| key == backbone::KEY).chain(statistics).collect();
+    let metadata = info.metadata(path)?.into_iter().filter(|(key, _)| key == KEY).chain(statistics).collect();
     files::write_atomically_with(path, |out| write(out, &info.model, batch, &parameter, &metadata))?;
-    let again = || {
-        let mut same = Same(BufReader::with_capacity(1 << 20, File::open(path)?));
-        write(&mut same, &info.model, batch, &parameter, &metadata)?;
-        same.ends()
+    let compare = || {
+        let mut comparison = Comparison(BufReader::with_capacity(1 << 20, File::open(path)?));
+        write(&mut comparison, &info.model, batch, &parameter, &metadata)?;
+        comparison.check_end()
     };
-    again().map_err(|e: io::Error| Error::file(path, format!("{e}, read back after it was written; write it elsewhere")))
+    compare().map_err(|e: io::Error| Error::file(path, format!("{e} when read back; write it to another disk")))
 }
 
-/// Takes what is written only where the file says the same: a whole file is compared without being held.
-struct Same(BufReader<File>);
+/// Writer that accepts only the bytes of an existing file. It compares a whole file without holding it
+/// in memory.
+struct Comparison(BufReader<File>);
 
-impl Write for Same {
+impl Write for Comparison {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let there = self.0.fill_buf()?;
-        let common = there.len().min(bytes.len());
+        let stored = self.0.fill_buf()?;
+        let common = stored.len().min(bytes.len());
         if common == 0 && !bytes.is_empty() {
-            return Err(damaged("it ends too early".into()));
+            return Err(damaged("the file ends too early".into()));
         }
-        if there[..common] != bytes[..common] {
-            return Err(damaged("it is not what it should be".into()));
+        if stored[..common] != bytes[..common] {
+            return Err(damaged("the file differs".into()));
         }
         self.0.consume(common);
         Ok(common)
@@ -73,23 +70,24 @@ impl Write for Same {
     }
 }
 
-impl Same {
-    fn ends(mut self) -> io::Result<()> {
-        if self.0.fill_buf()?.is_empty() { Ok(()) } else { Err(damaged("it goes on where it should end".into())) }
+impl Comparison {
+    /// Checks that the whole file has been compared.
+    fn check_end(mut self) -> io::Result<()> {
+        if self.0.fill_buf()?.is_empty() { Ok(()) } else { Err(damaged("the file is too long".into())) }
     }
 }
 
-/// Writes the backbone as an ONNX model, one parameter at a time and the same bytes each time. `batch` fixes the number of images of a
-/// call; without it any number will do.
+/// Writes a backbone as an ONNX model, one parameter at a time. `batch` fixes the number of images of a
+/// call; without it any number is allowed. The same backbone always gives the same bytes.
 ///
 /// # Errors
-/// A batch of no images, a parameter that is missing or of another size, more parameters than such a file can hold, or
-/// an output that cannot be written.
+/// A batch of 0 images, a parameter that is missing or has the wrong size, parameters that exceed
+/// protobuf's limit, or an output that cannot be written.
 fn write(
     out: &mut dyn Write,
     config: &VitConfig,
     batch: Option<usize>,
-    parameter: Parameter<'_, '_>,
+    parameter: FindParameter<'_, '_>,
     metadata: &BTreeMap<String, String>,
 ) -> io::Result<()> {
     if batch == Some(0) {
@@ -99,13 +97,13 @@ fn write(
     let size: usize = graph.constants.iter().map(Constant::size).sum();
     if size > LARGEST {
         return Err(invalid(format!(
-            "the parameters take {:.1} GB, and an ONNX file can hold no more than {:.1} GB; export safetensors instead",
+            "the parameters take {:.1} GB, but an ONNX file holds at most {:.1} GB; export safetensors instead",
             size as f64 / 1e9,
             LARGEST as f64 / 1e9
         )));
     }
-    // A protobuf message is its fields one behind the other, in any order, so the parameters can follow the rest of the graph, and the
-    // graph the rest of the model, without the whole being held; only the lengths must be known before.
+    // A protobuf message is a sequence of fields in any order. So the graph can follow the rest of the
+    // model, and the parameters the rest of the graph; only the lengths must be known in advance.
     let model = model(metadata).encode_to_vec();
     let rest = graph_around(config, batch, &graph).encode_to_vec();
     let constants: usize = graph.constants.iter().map(|c| field_len(constant_len(c))).sum();
@@ -121,23 +119,24 @@ fn write(
     Ok(())
 }
 
-/// Begins the field of this number that is a message or bytes of this length.
+/// Writes the head of a field: its number and the length of its message or bytes.
 fn begin_field(out: &mut dyn Write, number: u8, length: usize) -> io::Result<()> {
-    let mut bytes = vec![number << 3 | 2]; // 2 says that a length follows
+    let mut bytes = vec![number << 3 | 2]; // wire type 2: a length follows
     encode_length_delimiter(length, &mut bytes).map_err(io::Error::other)?;
     out.write_all(&bytes)
 }
 
+/// Returns the length of a field with a message or bytes of this length, for field numbers below 16.
 fn field_len(length: usize) -> usize {
     1 + length_delimiter_len(length) + length
 }
 
-/// Length of a constant as `TensorProto`.
+/// Returns the length of a constant as a `TensorProto`.
 fn constant_len(constant: &Constant<'_>) -> usize {
     constant.head().encoded_len() + field_len(constant.size())
 }
 
-/// The model but for its graph. No time and no path: the same backbone is the same file.
+/// Returns the model without its graph. It contains no time and no path.
 fn model(metadata: &BTreeMap<String, String>) -> ModelProto {
     let doc_string = format!(
         "A vision transformer without a head. `{INPUT}`: RGB images, each channel brought to 0..1, less its mean, over its standard \
@@ -155,7 +154,7 @@ fn model(metadata: &BTreeMap<String, String>) -> ModelProto {
     }
 }
 
-/// The graph but for its constants.
+/// Returns the graph without its constants.
 fn graph_around(config: &VitConfig, batch: Option<usize>, graph: &Graph<'_, '_>) -> GraphProto {
     let value = |name: &str, sizes: &[usize], doc: &str| {
         let fixed = |size: usize| DimensionProto { dim_value: Some(size as i64), dim_param: None };
@@ -176,10 +175,6 @@ fn graph_around(config: &VitConfig, batch: Option<usize>, graph: &Graph<'_, '_>)
             value(mean, &[config.width], "the mean of the patches' tokens"),
         ],
     }
-}
-
-fn invalid(what: String) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, what)
 }
 
 fn damaged(what: String) -> io::Error {

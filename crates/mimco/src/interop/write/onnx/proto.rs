@@ -1,92 +1,92 @@
-//! The messages of ONNX's protobuf schema that an export needs, with the schema's names and field numbers. What is left out of the schema
-//! is skipped on reading.
+//! Messages of ONNX's protobuf schema that an export needs, with the schema's names and field numbers.
+//! Fields that are not declared here are skipped on reading.
 
 use prost::bytes::Bytes;
 
-/// Element type "float" of a tensor.
+/// Element type f32.
 pub const FLOAT: i32 = 1;
-/// Element type "int64" of a tensor.
+/// Element type i64.
 pub const INT64: i32 = 7;
 
-/// A whole file.
+/// Contents of an ONNX file.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ModelProto {
     /// Version of the schema.
     #[prost(int64, tag = "1")]
     pub ir_version: i64,
-    /// Program that wrote the file.
+    /// Name of the program that wrote the file.
     #[prost(string, tag = "2")]
     pub producer_name: String,
     /// Version of that program.
     #[prost(string, tag = "3")]
     pub producer_version: String,
-    /// For a reader.
+    /// Description for people.
     #[prost(string, tag = "6")]
     pub doc_string: String,
-    /// The graph; a file without one is not whole.
+    /// Graph; a file without one is invalid.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
-    /// Operator sets that the nodes are of.
+    /// Operator sets of the nodes.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
-    /// Free text by key.
+    /// Texts by key.
     #[prost(message, repeated, tag = "14")]
     pub metadata_props: Vec<StringStringEntryProto>,
 }
 
-/// Nodes in an order in which they can run, and the values that they begin from and lead to.
+/// Nodes in the order of execution, with constants, inputs and outputs.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GraphProto {
-    /// The operations.
+    /// Operations.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<NodeProto>,
-    /// The graph's name, which must not be empty.
+    /// Name of the graph, which must not be empty.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Constants by name.
+    /// Constants.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
-    /// Values that the caller gives.
+    /// Inputs.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// Values that the caller gets.
+    /// Outputs.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
 }
 
-/// One operation.
+/// Operation.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeProto {
-    /// Names of the values that it reads.
+    /// Names of the values that the operation reads.
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
-    /// Names of the values that it makes.
+    /// Names of the values that the operation defines.
     #[prost(string, repeated, tag = "2")]
     pub output: Vec<String>,
-    /// Its own name.
+    /// Name of the operation.
     #[prost(string, tag = "3")]
     pub name: String,
-    /// The operator.
+    /// Name of the operator.
     #[prost(string, tag = "4")]
     pub op_type: String,
-    /// The operator's settings.
+    /// Attributes of the operator.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
 }
 
-/// A setting of an operation; one of the values is there, and `kind` says which.
+/// Attribute of an operation with one value, whose type `kind` names.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct AttributeProto {
-    /// The setting's name.
+    /// Name of the attribute.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// A number. Optional, since a zero that is meant must be written.
+    /// Value of type f32. It is optional so that a zero is written, too.
     #[prost(float, optional, tag = "2")]
     pub f: Option<f32>,
-    /// A whole number.
+    /// Value of type i64.
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
-    /// Whole numbers.
+    /// Value that is a list of i64.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
     /// `type` in the schema: 1 for `f`, 2 for `i`, 7 for `ints`.
@@ -95,35 +95,35 @@ pub struct AttributeProto {
 }
 
 impl AttributeProto {
-    /// A setting that is a number.
+    /// Makes an attribute with a value of type f32.
     pub fn float(name: &str, value: f32) -> AttributeProto {
         AttributeProto { name: name.into(), f: Some(value), kind: 1, ..AttributeProto::default() }
     }
 
-    /// A setting that is a whole number.
+    /// Makes an attribute with a value of type i64.
     pub fn int(name: &str, value: i64) -> AttributeProto {
         AttributeProto { name: name.into(), i: Some(value), kind: 2, ..AttributeProto::default() }
     }
 
-    /// A setting that is a list of whole numbers.
+    /// Makes an attribute with a list of i64.
     pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
         AttributeProto { name: name.into(), ints: values.into(), kind: 7, ..AttributeProto::default() }
     }
 }
 
-/// A constant.
+/// Constant tensor.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorProto {
-    /// Sizes, outermost first; none for a single number.
+    /// Sizes, outermost first; none for a scalar.
     #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
-    /// Element type.
+    /// Element type: [`FLOAT`] or [`INT64`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
-    /// Its name as a value.
+    /// Name of the value.
     #[prost(string, tag = "8")]
     pub name: String,
-    /// Elements row by row, little endian. As `Bytes` it is a view into the file that was read, not a copy.
+    /// Elements row by row, little-endian. As `Bytes` this is a view into the file, not a copy.
     #[prost(bytes = "bytes", tag = "9")]
     pub raw_data: Bytes,
 }
@@ -131,21 +131,21 @@ pub struct TensorProto {
 /// Name and type of an input or output.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct ValueInfoProto {
-    /// Its name.
+    /// Name of the value.
     #[prost(string, tag = "1")]
     pub name: String,
     /// `type` in the schema.
     #[prost(message, optional, tag = "2")]
     pub kind: Option<TypeProto>,
-    /// For a reader.
+    /// Description for people.
     #[prost(string, tag = "3")]
     pub doc_string: String,
 }
 
-/// A value's type; of the schema's kinds only tensors.
+/// Type of a value. Of the schema's types only tensors are declared.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TypeProto {
-    /// A tensor.
+    /// Type of a tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
 }
@@ -153,7 +153,7 @@ pub struct TypeProto {
 /// `TypeProto.Tensor` in the schema.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorTypeProto {
-    /// Element type.
+    /// Element type: [`FLOAT`] or [`INT64`].
     #[prost(int32, tag = "1")]
     pub elem_type: i32,
     /// Sizes.
@@ -164,40 +164,41 @@ pub struct TensorTypeProto {
 /// Sizes of an input or output.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TensorShapeProto {
-    /// Outermost first.
+    /// Sizes, outermost first.
     #[prost(message, repeated, tag = "1")]
     pub dim: Vec<DimensionProto>,
 }
 
-/// `TensorShapeProto.Dimension` in the schema, whose one-of is two optional fields here; on the wire that is the same.
+/// `TensorShapeProto.Dimension` in the schema. Its `oneof` is two optional fields here, which have the
+/// same encoding.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DimensionProto {
-    /// A fixed size.
+    /// Fixed size.
     #[prost(int64, optional, tag = "1")]
     pub dim_value: Option<i64>,
-    /// Name of a size that the caller's input decides.
+    /// Name of a size that the input determines.
     #[prost(string, optional, tag = "2")]
     pub dim_param: Option<String>,
 }
 
-/// A version of a set of operators; without a domain ONNX's own.
+/// Version of an operator set.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct OperatorSetIdProto {
-    /// Whose operators.
+    /// Domain of the operators; empty for ONNX's own.
     #[prost(string, tag = "1")]
     pub domain: String,
-    /// Which version of them.
+    /// Version of the operator set.
     #[prost(int64, tag = "2")]
     pub version: i64,
 }
 
-/// A key and its text.
+/// Text with a key.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StringStringEntryProto {
-    /// The key.
+    /// Key.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// The text.
+    /// Text.
     #[prost(string, tag = "2")]
     pub value: String,
 }

@@ -1,46 +1,45 @@
-//! An ONNX file read back, for tests.
+//! Reading of an ONNX file, for tests.
 
-use super::graph::Graph;
+use super::damaged;
+use super::graph::{FindParameter, Graph};
 use super::proto::{FLOAT, GraphProto, INT64, ModelProto, NodeProto, TensorProto, ValueInfoProto};
-use super::{Parameter, damaged};
 use crate::models::vit::VitConfig;
 use prost::Message;
 use prost::bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-/// What a file holds.
+/// Contents of a file.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Summary {
     /// Version of ONNX's own operators.
     pub opset: i64,
-    /// Free text by key.
+    /// Texts by key.
     pub metadata: BTreeMap<String, String>,
-    /// What the caller gives.
+    /// Inputs of the graph.
     pub inputs: Vec<Value>,
-    /// What the caller gets.
+    /// Outputs of the graph.
     pub outputs: Vec<Value>,
     nodes: Vec<NodeProto>,
     constants: BTreeMap<String, TensorProto>,
 }
 
-/// An input or output.
+/// Input or output of a graph.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Value {
-    /// Its name.
+    /// Name.
     pub name: String,
-    /// Its sizes, outermost first; none for one that the input decides.
+    /// Sizes, outermost first; none for a size that the input determines.
     pub sizes: Vec<Option<usize>>,
 }
 
-/// Reads a file that [`write`](super::write) wrote; constants are views into `file`, not copies. Every operation's inputs must be
-/// there before it.
+/// Reads a file that [`write`](super::write) wrote. Constants are views into `file`.
 ///
 /// # Errors
-/// A file that is cut short, of something else, or whose graph does not hold together.
+/// A file that is truncated or not an ONNX file, or whose graph is inconsistent.
 pub fn read_back(file: impl Into<Bytes>) -> io::Result<Summary> {
     let model = ModelProto::decode(file.into()).map_err(|e| damaged(format!("not a whole ONNX file ({e})")))?;
-    let graph = model.graph.ok_or_else(|| damaged("it has no graph".into()))?;
+    let graph = model.graph.ok_or_else(|| damaged("the file has no graph".into()))?;
     check_order(&graph)?;
     let opset = model.opset_import.iter().find(|set| set.domain.is_empty()).map(|set| set.version);
     let mut constants = BTreeMap::new();
@@ -49,7 +48,7 @@ pub fn read_back(file: impl Into<Bytes>) -> io::Result<Summary> {
         constants.insert(constant.name.clone(), constant);
     }
     Ok(Summary {
-        opset: opset.ok_or_else(|| damaged("it does not say which operators it uses".into()))?,
+        opset: opset.ok_or_else(|| damaged("the file names no operator set".into()))?,
         metadata: model.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect(),
         inputs: graph.input.iter().map(value).collect::<io::Result<_>>()?,
         outputs: graph.output.iter().map(value).collect::<io::Result<_>>()?,
@@ -59,55 +58,55 @@ pub fn read_back(file: impl Into<Bytes>) -> io::Result<Summary> {
 }
 
 impl Summary {
-    /// Whether the graph is this backbone's, its constants bit for bit.
+    /// Checks that the graph is this backbone's, with constants that are equal bit for bit.
     ///
     /// # Errors
-    /// The first constant that is missing or different, or what else differs; or as [`write`](super::write).
-    pub fn compare(&self, config: &VitConfig, parameter: Parameter<'_, '_>) -> io::Result<()> {
-        let wanted = Graph::build(config, parameter)?;
-        for constant in &wanted.constants {
+    /// The first difference, or the errors of [`write`](super::write).
+    pub fn compare(&self, config: &VitConfig, parameter: FindParameter<'_, '_>) -> io::Result<()> {
+        let expected = Graph::build(config, parameter)?;
+        for constant in &expected.constants {
             let name = &constant.name;
             let found = self.constants.get(name).ok_or_else(|| damaged(format!("`{name}` is missing")))?;
             let mut head = constant.head();
             head.raw_data = found.raw_data.clone();
             if head != *found || found.raw_data != constant.bytes() {
-                return Err(damaged(format!("`{name}` is not what was written")));
+                return Err(damaged(format!("`{name}` differs")));
             }
         }
-        if self.constants.len() > wanted.constants.len() {
-            return Err(damaged("it holds constants that were not written".into()));
+        if self.constants.len() > expected.constants.len() {
+            return Err(damaged("the file has additional constants".into()));
         }
-        if self.nodes != wanted.nodes {
-            return Err(damaged("its operations are not those that were written".into()));
+        if self.nodes != expected.nodes {
+            return Err(damaged("the operations differ".into()));
         }
         Ok(())
     }
 }
 
-/// Each name is made once, and before it is read.
+/// Checks that each value is defined once, before any operation reads it.
 fn check_order(graph: &GraphProto) -> io::Result<()> {
     let given = graph.input.iter().map(|value| &value.name).chain(graph.initializer.iter().map(|constant| &constant.name));
-    let mut there = BTreeSet::new();
+    let mut defined = BTreeSet::new();
     for name in given {
-        if !there.insert(name) {
-            return Err(damaged(format!("`{name}` is there twice")));
+        if !defined.insert(name) {
+            return Err(damaged(format!("`{name}` is defined twice")));
         }
     }
     for node in &graph.node {
-        if let Some(name) = node.input.iter().find(|name| !there.contains(name)) {
-            return Err(damaged(format!("`{}` reads `{name}`, which is not there before it", node.name)));
+        if let Some(name) = node.input.iter().find(|name| !defined.contains(name)) {
+            return Err(damaged(format!("`{}` reads `{name}`, which is not defined before", node.name)));
         }
-        if let Some(name) = node.output.iter().find(|name| !there.insert(name)) {
-            return Err(damaged(format!("`{name}` is there twice")));
+        if let Some(name) = node.output.iter().find(|name| !defined.insert(name)) {
+            return Err(damaged(format!("`{name}` is defined twice")));
         }
     }
-    match graph.output.iter().find(|value| !there.contains(&value.name)) {
-        Some(value) => Err(damaged(format!("no operation makes the output `{}`", value.name))),
+    match graph.output.iter().find(|value| !defined.contains(&value.name)) {
+        Some(value) => Err(damaged(format!("no operation defines the output `{}`", value.name))),
         None => Ok(()),
     }
 }
 
-/// A constant has the bytes that its sizes ask for.
+/// Checks that a constant has as many bytes as its sizes and element type need.
 fn check_size(constant: &TensorProto) -> io::Result<()> {
     let element = match constant.data_type {
         FLOAT => size_of::<f32>(),
@@ -124,7 +123,7 @@ fn check_size(constant: &TensorProto) -> io::Result<()> {
 fn value(value: &ValueInfoProto) -> io::Result<Value> {
     let tensor = value.kind.as_ref().and_then(|kind| kind.tensor_type.as_ref());
     let shape = tensor.filter(|tensor| tensor.elem_type == FLOAT).and_then(|tensor| tensor.shape.as_ref());
-    let shape = shape.ok_or_else(|| damaged(format!("`{}` is no tensor of floats with sizes", value.name)))?;
+    let shape = shape.ok_or_else(|| damaged(format!("`{}` is not a tensor of floats with sizes", value.name)))?;
     let sizes = shape.dim.iter().map(|dim| dim.dim_value.and_then(|size| usize::try_from(size).ok())).collect();
     Ok(Value { name: value.name.clone(), sizes })
 }

@@ -1,8 +1,8 @@
 //! The instructions of protocol 0, whose arguments are lines of text.
 
+use super::super::fault::Fault;
 use super::machine::Machine;
-use super::{Handle, Value};
-use crate::interop::weights::input::Fault;
+use super::value::{Handle, Value};
 use std::borrow::Cow;
 
 impl<'a> Machine<'a> {

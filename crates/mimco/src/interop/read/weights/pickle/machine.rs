@@ -1,7 +1,7 @@
 //! The stack machine that pickles are programs of: its values, its memo, and what the instructions are made of.
 
-use super::{Handle, Value, get, global, items};
-use crate::interop::weights::input::Fault;
+use super::super::fault::Fault;
+use super::value::{Handle, Value, get, global, items};
 use std::collections::HashMap;
 
 /// The values that there is only one of.

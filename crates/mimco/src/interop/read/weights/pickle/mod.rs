@@ -4,40 +4,12 @@
 
 mod lines;
 mod machine;
+mod value;
 
-use super::input::Fault;
+use super::fault::Fault;
 use machine::{EMPTY_TUPLE, FALSE, Machine, NONE, TRUE, pairs_of};
-use std::borrow::Cow;
-
-/// A value's number.
-pub(super) type Handle = u32;
-
-/// What a pickle builds.
-pub(super) enum Value<'a> {
-    None,
-    Bool(bool),
-    Int(i128),
-    Float(f64),
-    Text(Cow<'a, str>),
-    Tuple(Vec<Handle>),
-    List(Vec<Handle>),
-    Dict(Vec<(Handle, Handle)>),
-    /// Something to import; both are texts.
-    Global {
-        module: Handle,
-        name: Handle,
-    },
-    /// What a call of `class` with `args` would have given; `state` is what its `__setstate__` would have got.
-    Object {
-        class: Handle,
-        args: Handle,
-        state: Handle,
-    },
-    /// Something outside the pickle, by its name there.
-    Persistent(Handle),
-    /// A value of which only the class matters.
-    Other(&'static str),
-}
+pub(super) use value::{Handle, Value};
+use value::{get, global, items, text};
 
 /// A whole pickle.
 pub(super) struct Pickle<'a> {
@@ -271,20 +243,4 @@ impl<'a> Machine<'a> {
         }
         Ok(())
     }
-}
-
-fn get<'v, 'a>(values: &'v [Value<'a>], handle: Handle) -> &'v Value<'a> {
-    values.get(handle as usize).unwrap_or(&Value::None)
-}
-
-fn text<'v>(values: &'v [Value<'_>], handle: Handle) -> Option<&'v str> {
-    if let Value::Text(text) = get(values, handle) { Some(text) } else { None }
-}
-
-fn items<'v>(values: &'v [Value<'_>], handle: Handle) -> Option<&'v [Handle]> {
-    if let Value::Tuple(items) | Value::List(items) = get(values, handle) { Some(items) } else { None }
-}
-
-fn global<'v>(values: &'v [Value<'_>], handle: Handle) -> Option<(&'v str, &'v str)> {
-    if let Value::Global { module, name } = get(values, handle) { Some((text(values, *module)?, text(values, *name)?)) } else { None }
 }
