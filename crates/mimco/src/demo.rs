@@ -4,7 +4,7 @@ use crate::evaluation::features::{Features, extract, labels_of, pixels};
 use crate::evaluation::{knn::knn_top1, linear::linear_top1};
 use crate::interop::backbone;
 use crate::models::overrides::BackboneOverrides;
-use crate::models::vit::{Start, Vit};
+use crate::models::vit::{Initialization, Vit};
 use crate::report::{DemoReport, Row, write_demo};
 use crate::settings::{Config, Plan};
 use crate::training::{Images, Outcome, Run, Summary, pretrain};
@@ -132,13 +132,13 @@ fn measure(config: &Config, stages: &[Summary], images: &Images) -> Result<(Vec<
         })
     };
     let of = |vit: &Vit, parameters: &Parameters| {
-        let kind = config.feature_kind();
+        let kind = config.method.spec().feature();
         Ok::<_, Error>([extract(vit, parameters, train, kind)?, extract(vit, parameters, test, kind)?])
     };
     let size = config.model.image_size as u32;
     let mut parameters = Parameters::new();
     let random = Vit::declare(&config.vit(), &mut parameters, "");
-    random.initialise(&mut parameters, Start::Normal, config.seed);
+    random.initialize(&mut parameters, Initialization::Normal, config.seed);
     let mut rows = vec![
         row("pixels", "raw pixels", 0, 0.0, &[pixels(train, size)?, pixels(test, size)?])?,
         row("random", "random network", 0, 0.0, &of(&random, &parameters)?)?,

@@ -13,7 +13,9 @@ pub mod interop;
 pub mod methods;
 pub mod models;
 pub mod report;
+mod schedule;
 pub mod settings;
 pub mod training;
+pub mod values;
 
 pub use error::Error;

@@ -9,7 +9,7 @@ use mimco::interop::read::weights::Weights;
 use mimco::interop::write::safetensors::write_f32;
 use mimco::models::backbone::{Backbone, FeatureKind};
 use mimco::models::overrides::BackboneOverrides;
-use mimco::models::vit::{Forward, VitConfig};
+use mimco::models::vit::{ForwardOptions, VitConfig};
 use mimco_engine::{Tape, Tensor};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -50,7 +50,7 @@ fn difference(loaded: &Loaded, entry: &Value) -> f64 {
     let expected = expected();
     let images = tensor(&expected, entry["images"].as_str().unwrap());
     let Loaded { backbone, .. } = loaded;
-    let tokens = backbone.vit.forward(&mut Tape::inference(&backbone.parameters), &images, &Forward::default()).value;
+    let tokens = backbone.vit.forward(&mut Tape::inference(&backbone.parameters), &images, &ForwardOptions::default()).x.value;
     let theirs = expected.read(entry["tokens"].as_str().unwrap()).unwrap();
     assert_eq!(tokens.data().len(), theirs.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
@@ -186,7 +186,7 @@ fn a_vit_s_has_the_heads_of_the_project_that_trained_it() {
     let images = Tensor::from_slice([1, 3, 32, 32], &(0..3072).map(|i| (i * 7 % 11) as f32 / 11.0).collect::<Vec<_>>());
     let class = |loaded: &Loaded| {
         let Backbone { vit, parameters } = &loaded.backbone;
-        vit.forward(&mut Tape::inference(parameters), &images, &Forward::default()).value.data()[..384].to_vec()
+        vit.forward(&mut Tape::inference(parameters), &images, &ForwardOptions::default()).x.value.data()[..384].to_vec()
     };
     let [moco, timm] = ["module.base_encoder.", ""].map(|prefix| load(prefix).unwrap());
     assert_eq!((moco.info.model.heads, timm.info.model.heads), (12, 6));
@@ -344,7 +344,13 @@ fn another_epsilon_of_the_norms_is_compensated_for_timm() {
             let tokens = |path: &Path| {
                 let Loaded { backbone, .. } = backbone::load(path, &statistics).unwrap();
                 let images = tensor(&expected(), "images");
-                backbone.vit.forward(&mut Tape::inference(&backbone.parameters), &images, &Forward::default()).value.data().to_vec()
+                backbone
+                    .vit
+                    .forward(&mut Tape::inference(&backbone.parameters), &images, &ForwardOptions::default())
+                    .x
+                    .value
+                    .data()
+                    .to_vec()
             };
             let (exported, original) = (tokens(&timm), tokens(&hf));
             let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();

@@ -1,23 +1,26 @@
-//! Both methods against a PyTorch implementation written for this test (fixtures/make_methods.py): losses, accuracies and the gradient of every
-//! parameter; and against values worked out here in f64.
+//! Both methods against a PyTorch implementation written for this test (fixtures/make_methods.py):
+//! losses, accuracies and the gradient of every parameter; and against values computed here in f64.
 
 use mimco::interop::read::weights::Weights;
-use mimco::methods::mask::MaskGenerator;
-use mimco::methods::mimco::{Mimco, Places};
+use mimco::methods::mask::{MaskGenerator, PatchMask};
+use mimco::methods::mimco::Mimco;
 use mimco::methods::moco_v3::MocoV3;
-use mimco::methods::{Clock, Method};
+use mimco::methods::settings::mask::MaskSettings;
+use mimco::methods::settings::mimco::{ImageLoss, MimcoSettings, MimcoSpec, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
+use mimco::methods::settings::moco_v3::{MocoV3Settings, MocoV3Spec};
+use mimco::methods::{BuildContext, Figures, Method, StepInfo};
+use mimco::models::arch::Arch;
 use mimco::models::backbone::Backbone;
-use mimco::models::vit::{Forward, Position, Start, Vit, VitConfig};
-use mimco::settings::{self, Config, ImageLoss, MethodName, PatchCandidates, PatchLoss, Pooling, Precision, TeacherNorm};
+use mimco::models::vit::{ForwardOptions, Initialization, Position, Vit, VitConfig};
 use mimco_engine::ops::Masked;
-use mimco_engine::{Parameters, Tape, Tensor};
+use mimco_engine::{Parameters, Precision, Tape, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
 const HALVES: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
-const CLOCK: Clock = Clock { step: 0, draw: 0, total: 10, epoch: 0, seed: 1 };
+const INFO: StepInfo = StepInfo { step: 0, draw: 0, total: 10, epoch: 0, seed: 1 };
 
 fn vit(width: usize, depth: usize, heads: usize, position: Position, (mean, std): ([f32; 3], [f32; 3])) -> VitConfig {
     VitConfig { heads, position, mean, std, ..VitConfig::plain(width, depth, 4 * width, 4, 16) }
@@ -91,13 +94,12 @@ fn check_gradients(file: &File, parameters: &Parameters, gradients: &[f32], pref
 #[test]
 fn moco_v3_is_pytorchs() {
     let file = fixture("moco_v3");
-    let config = single(MethodName::MocoV3);
-    let settings = settings::MocoV3 { hidden: 32, out: 8, ..settings::MocoV3::default() };
-    let mut method = MocoV3::new(&config, &vit(16, 2, 2, Position::Sincos, IMAGENET), &settings);
+    let settings = MocoV3Settings { hidden: 32, out: 8, ..MocoV3Settings::default() };
+    let mut method = moco(&vit(16, 2, 2, Position::Sincos, IMAGENET), &settings, Precision::F32);
     file.set(method.parameters_mut(), "");
     file.set(method.momentum_parameters_mut(), "momentum.");
     let mut gradients = method.parameters().zeros_like();
-    let figures = method.losses([&file.tensor("view1"), &file.tensor("view2")], CLOCK, 1.0, &mut gradients);
+    let figures = method.losses([&file.tensor("view1"), &file.tensor("view2")], INFO, 1.0, &mut gradients);
     file.check("loss", &[figures["train/loss"] as f32]);
     file.check("acc", &[(figures["train/acc_image"] / 100.0) as f32]);
     let checked = check_gradients(&file, method.parameters(), &gradients, "grad.");
@@ -111,11 +113,11 @@ fn moco_v3_is_pytorchs() {
         file.check(&format!("after.{}", array.name), &array.data);
     }
     // The momentum encoder: target = 0.75 target + 0.25 source half way from 0.5 to 1.
-    let settings = settings::MocoV3 { momentum: 0.5, ..settings };
-    let mut method = MocoV3::new(&config, &vit(16, 2, 2, Position::Sincos, IMAGENET), &settings);
+    let settings = MocoV3Settings { momentum: 0.5, ..settings };
+    let mut method = moco(&vit(16, 2, 2, Position::Sincos, IMAGENET), &settings, Precision::F32);
     file.set(method.parameters_mut(), "");
     file.set(method.momentum_parameters_mut(), "momentum.");
-    method.updated(Clock { step: 5, ..CLOCK });
+    method.after_update(StepInfo { step: 5, ..INFO });
     let (ours, theirs) = (file.get("projector.layers.1.weight"), file.get("momentum.projector.layers.1.weight"));
     let state = method.state();
     let moved = state.iter().find(|a| a.name == "momentum.projector.layers.1.weight").unwrap();
@@ -125,21 +127,21 @@ fn moco_v3_is_pytorchs() {
 }
 
 /// MimCo with the fixture's student and teacher, and the gradient of one batch.
-fn mimco(file: &File, change: impl FnOnce(&mut settings::Mimco)) -> (Mimco, mimco::methods::Figures, Vec<f32>) {
-    let mut settings = settings::Mimco::default();
+fn mimco(file: &File, change: impl FnOnce(&mut MimcoSettings)) -> (Mimco, Figures, Vec<f32>) {
+    let mut settings = MimcoSettings::default();
     change(&mut settings);
     let student = vit(16, 2, 2, Position::Learned, IMAGENET);
     let teacher = backbone(&vit(24, 1, 3, Position::Learned, HALVES), |parameters| file.set(parameters, "teacher."));
-    let mask = MaskGenerator::new(4, 1, 0.6);
-    let mut method = Mimco::new(&single(MethodName::Mimco), &student, &settings, mask, teacher, 100).unwrap();
+    let queued = settings.image_loss == ImageLoss::Queue;
+    let mut method = student_of(teacher, &student, settings, Precision::F32);
     file.set(method.parameters_mut(), "");
-    if settings.image_loss == ImageLoss::Queue {
+    if queued {
         fill_queue(&mut method, file);
     }
     let places: Arc<[bool]> = file_integers("mimco", "mask").into_iter().map(|hidden| hidden == 1).collect();
     let owners: Vec<u32> = file_integers("mimco", "image_ids").into_iter().map(|id| id as u32).collect();
     let mut gradients = method.parameters().zeros_like().to_vec();
-    let figures = method.losses(&file.tensor("images"), &Places::masked(places), &owners, CLOCK, 1.0, &mut gradients);
+    let figures = method.losses(&file.tensor("images"), &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients);
     (method, figures, gradients)
 }
 
@@ -194,7 +196,7 @@ fn mimco_is_pytorchs() {
 #[test]
 fn the_other_losses_of_mimco_are_pytorchs() {
     let file = fixture("mimco");
-    type Change = fn(&mut settings::Mimco);
+    type Change = fn(&mut MimcoSettings);
     let forms: [(&str, &str, &str, &str, Change); 5] = [
         ("patch_all", "patch_head", "train/loss_patch", "train/acc_patch", |s| s.patch_candidates = PatchCandidates::All),
         ("patch_batch", "patch_head", "train/loss_patch", "train/acc_patch", |s| s.patch_loss = PatchLoss::BatchNegatives),
@@ -236,10 +238,9 @@ fn plain_info_nce(queries: &[Vec<f64>], keys: &[Vec<f64>], positive: impl Fn(usi
 fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     let shape = vit(16, 2, 2, Position::Sincos, IMAGENET);
     let mut teacher = backbone(&shape, |_| {});
-    teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 3);
-    let settings = settings::Mimco { student_init: settings::StudentInit::Teacher, ..Default::default() };
-    let mask = MaskGenerator::new(4, 1, 0.0);
-    let mut method = Mimco::new(&single(MethodName::Mimco), &shape, &settings, mask, teacher.clone(), 100).unwrap();
+    teacher.vit.initialize(&mut teacher.parameters, Initialization::Xavier, 3);
+    let settings = MimcoSettings { student_init: StudentInit::Teacher, ..Default::default() };
+    let mut method = student_of(teacher.clone(), &shape, settings.clone(), Precision::F32);
     for head in ["patch_head", "image_head"] {
         let weight = method.parameters().find(&format!("{head}.0.weight")).unwrap();
         let identity: Vec<f32> = (0..256).map(|i| if i / 16 == i % 16 { 1.0 } else { 0.0 }).collect();
@@ -247,13 +248,13 @@ fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     }
     const BATCH: usize = 6;
     let images = Tensor::from_slice([BATCH, 3, 16, 16], &noise(BATCH * 768, 5));
-    let everything = Places { hidden: vec![false; BATCH * 16].into(), asked: vec![true; BATCH * 16].into() };
+    let everything = PatchMask { masked: vec![false; BATCH * 16].into(), predicted: vec![true; BATCH * 16].into() };
     let before = teacher.parameters.flat().to_vec();
     let mut gradients = method.parameters().zeros_like();
-    let figures = method.losses(&images, &everything, &[0, 1, 2, 3, 4, 5], CLOCK, 1.0, &mut gradients);
+    let figures = method.losses(&images, &everything, &[0, 1, 2, 3, 4, 5], INFO, 1.0, &mut gradients);
     assert_eq!(method.teacher().parameters.flat(), before, "the teacher is frozen");
 
-    let tokens = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &Forward::default()).value;
+    let tokens = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &ForwardOptions::default()).x.value;
     let rows: Vec<Vec<f64>> = tokens.data().chunks_exact(16).map(|row| row.iter().map(|&v| v as f64).collect()).collect();
     let factor = 2.0 * 0.2;
     let patch: f64 = (0..BATCH).map(|i| plain_info_nce(&rows[i * 17 + 1..(i + 1) * 17], &rows[i * 17 + 1..(i + 1) * 17], |p| p, 0.2)).sum();
@@ -264,19 +265,20 @@ fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     assert!((figures["health/teacher_alignment"] - 1.0).abs() < 1e-5);
 
     // Nothing hidden and nothing asked: no patch loss.
-    let nothing = Places::masked(vec![false; BATCH * 16].into());
+    let nothing = PatchMask::new(vec![false; BATCH * 16].into());
     for loss in [PatchLoss::ImageNegatives, PatchLoss::BatchNegatives, PatchLoss::L1] {
-        let settings = settings::Mimco { patch_loss: loss, ..settings.clone() };
-        let mut method = Mimco::new(&single(MethodName::Mimco), &shape, &settings, mask, teacher.clone(), 100).unwrap();
-        let figures = method.losses(&images, &nothing, &[0, 1, 2, 3, 4, 5], CLOCK, 1.0, &mut gradients);
+        let settings = MimcoSettings { patch_loss: loss, ..settings.clone() };
+        let mut method = student_of(teacher.clone(), &shape, settings, Precision::F32);
+        let figures = method.losses(&images, &nothing, &[0, 1, 2, 3, 4, 5], INFO, 1.0, &mut gradients);
         assert_eq!(figures["train/loss_patch"], 0.0, "{loss:?}");
         assert!(figures["train/loss"].is_finite());
     }
 }
 
-/// A teacher with registers and LayerScale and a student without, and the other way round: patches meet patches, class tokens class tokens.
+/// A teacher with registers and LayerScale and a student without, and the reverse: patches are compared
+/// with patches, class tokens with class tokens.
 #[test]
-fn tokens_meet_whatever_stands_before_the_patches() {
+fn patches_meet_patches_for_any_prefix() {
     const BATCH: usize = 3;
     let plain = vit(16, 2, 2, Position::Learned, IMAGENET);
     let scaled = VitConfig { registers: 3, layer_scale: 0.5, ..vit(16, 2, 4, Position::Learned, HALVES) };
@@ -288,19 +290,20 @@ fn tokens_meet_whatever_stands_before_the_patches() {
         (&scaled, &plain, Pooling::Mean),
     ] {
         let mut teacher = backbone(theirs, |_| {});
-        teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 3);
-        let settings = settings::Mimco { patch_loss: PatchLoss::L1, pooling, scale_by_temperature: false, ..Default::default() };
+        teacher.vit.initialize(&mut teacher.parameters, Initialization::Xavier, 3);
+        let settings = MimcoSettings { patch_loss: PatchLoss::L1, pooling, scale_by_temperature: false, ..Default::default() };
         let mask = MaskGenerator::new(4, 1, 0.5);
-        let mut method = Mimco::new(&single(MethodName::Mimco), student, &settings, mask, teacher.clone(), 100).unwrap();
+        let temperature = settings.image_temperature as f64;
+        let mut method = student_of(teacher.clone(), student, settings, Precision::F32);
         let hidden: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
         let mut gradients = method.parameters().zeros_like();
-        let figures = method.losses(&images, &Places::masked(hidden.clone()), &[0, 1, 2], CLOCK, 1.0, &mut gradients);
+        let figures = method.losses(&images, &PatchMask::new(hidden.clone()), &[0, 1, 2], INFO, 1.0, &mut gradients);
 
         let (vit, parameters) = method.backbone();
         let find = |name: &str| parameters.find(name).unwrap();
         let masked = Some(Masked { token: find("mask_token"), places: hidden.clone() });
-        let seen = vit.forward(&mut Tape::inference(parameters), &images, &Forward { masked, ..Forward::default() }).value;
-        let whole = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &Forward::default()).value;
+        let seen = vit.forward(&mut Tape::inference(parameters), &images, &ForwardOptions { masked, ..ForwardOptions::default() }).x.value;
+        let whole = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &ForwardOptions::default()).x.value;
         let token = |tokens: &Tensor, config: &VitConfig, image: usize, token: usize| -> Vec<f64> {
             let row = image * config.tokens() + token;
             tokens.data()[row * 16..][..16].iter().map(|&v| v as f64).collect()
@@ -327,7 +330,7 @@ fn tokens_meet_whatever_stands_before_the_patches() {
         };
         let queries: Vec<Vec<f64>> = (0..BATCH).map(|image| head("image_head", &pooled(&seen, student, image))).collect();
         let keys: Vec<Vec<f64>> = (0..BATCH).map(|image| pooled(&whole, theirs, image)).collect();
-        let image = plain_info_nce(&queries, &keys, |i| i, settings.image_temperature as f64);
+        let image = plain_info_nce(&queries, &keys, |i| i, temperature);
         assert!((figures["train/loss_image"] - image).abs() < 1e-4, "{} for {image}", figures["train/loss_image"]);
     }
 }
@@ -335,9 +338,8 @@ fn tokens_meet_whatever_stands_before_the_patches() {
 #[test]
 fn losses_begin_at_the_logarithm_of_the_candidates() {
     const BATCH: usize = 64;
-    let mut config = single(MethodName::Mimco);
-    (config.model.arch, config.model.image_size, config.model.patch_size) = (mimco::settings::Arch::Nano, 32, 4);
-    let shape = config.vit();
+    let (width, depth, heads) = Arch::Nano.sizes();
+    let shape = VitConfig { heads, position: Position::Sincos, ..VitConfig::plain(width, depth, 4 * width, 4, 32) };
     let images = Tensor::from_slice([BATCH, 3, 32, 32], &noise(BATCH * 3072, 7));
     let owners: Vec<u32> = (0..BATCH as u32).collect();
     let near = |loss: f64, candidates: usize| {
@@ -345,23 +347,22 @@ fn losses_begin_at_the_logarithm_of_the_candidates() {
         assert!((loss / expected - 1.0).abs() < 0.05, "{loss} for log({candidates}) = {expected}");
     };
     let mask = MaskGenerator::new(8, 2, 0.6);
-    for (patch_loss, candidates) in [(PatchLoss::ImageNegatives, mask.hidden()), (PatchLoss::BatchNegatives, BATCH * mask.hidden())] {
+    for (patch_loss, candidates) in [(PatchLoss::ImageNegatives, mask.masked()), (PatchLoss::BatchNegatives, BATCH * mask.masked())] {
         let mut teacher = backbone(&shape, |_| {});
-        teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 11);
-        let settings = settings::Mimco { patch_loss, ..Default::default() };
-        let mut method = Mimco::new(&config, &shape, &settings, mask, teacher, 1000).unwrap();
+        teacher.vit.initialize(&mut teacher.parameters, Initialization::Xavier, 11);
+        let settings = MimcoSettings { patch_loss, ..Default::default() };
+        let mut method = student_of(teacher, &shape, settings, Precision::F32);
         let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
         let mut gradients = method.parameters().zeros_like();
-        let figures = method.losses(&images, &Places::masked(places), &owners, CLOCK, 1.0, &mut gradients);
+        let figures = method.losses(&images, &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients);
         near(figures["train/loss_patch"] / 0.4, candidates);
         near(figures["train/loss_image"] / 0.4, BATCH);
     }
-    let config = Config { moco_v3: Some(settings::MocoV3::default()), ..config };
-    let settings = settings::MocoV3 { hidden: 256, ..Default::default() };
-    let mut method = MocoV3::new(&config, &shape, &settings);
+    let settings = MocoV3Settings { hidden: 256, ..Default::default() };
+    let mut method = moco(&shape, &settings, Precision::F32);
     let other = Tensor::from_slice([BATCH, 3, 32, 32], &noise(BATCH * 3072, 8));
     let mut gradients = method.parameters().zeros_like();
-    let figures = method.losses([&images, &other], CLOCK, 1.0, &mut gradients);
+    let figures = method.losses([&images, &other], INFO, 1.0, &mut gradients);
     near(figures["train/loss"] / 0.8, BATCH);
 }
 
@@ -377,31 +378,39 @@ fn steps_in_bf16_are_near_single_precision() {
     };
     let shape = vit(16, 2, 2, Position::Sincos, IMAGENET);
     let views = [5, 6].map(|seed| Tensor::from_slice([BATCH, 3, 16, 16], &noise(BATCH * 768, seed)));
-    let config = |precision, method| Config { precision, ..single(method) };
     let mimco = [Precision::Bf16, Precision::F32].map(|precision| {
         let mut teacher = backbone(&shape, |_| {});
-        teacher.vit.initialise(&mut teacher.parameters, Start::Xavier, 3);
+        teacher.vit.initialize(&mut teacher.parameters, Initialization::Xavier, 3);
         let mask = MaskGenerator::new(4, 1, 0.5);
-        let config = config(precision, MethodName::Mimco);
-        let mut method = Mimco::new(&config, &shape, &settings::Mimco::default(), mask, teacher, 100).unwrap();
+        let mut method = student_of(teacher, &shape, MimcoSettings::default(), precision);
         let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
         let owners: Vec<u32> = (0..BATCH as u32).collect();
         let mut gradients = method.parameters().zeros_like().to_vec();
-        let figures = method.losses(&views[0], &Places::masked(places), &owners, CLOCK, 1.0, &mut gradients);
+        let figures = method.losses(&views[0], &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients);
         (figures["train/loss"], gradients)
     });
     near("mimco", mimco);
     let moco = [Precision::Bf16, Precision::F32].map(|precision| {
-        let settings = settings::MocoV3 { hidden: 64, out: 16, ..Default::default() };
-        let mut method = MocoV3::new(&config(precision, MethodName::MocoV3), &shape, &settings);
+        let settings = MocoV3Settings { hidden: 64, out: 16, ..Default::default() };
+        let mut method = moco(&shape, &settings, precision);
         let mut gradients = method.parameters().zeros_like().to_vec();
-        let figures = method.losses([&views[0], &views[1]], CLOCK, 1.0, &mut gradients);
+        let figures = method.losses([&views[0], &views[1]], INFO, 1.0, &mut gradients);
         (figures["train/loss"], gradients)
     });
     near("moco_v3", moco);
 }
 
-/// A method's defaults, to be compared with figures worked out more exactly than in bf16.
-fn single(method: MethodName) -> Config {
-    Config { precision: Precision::F32, ..Config::defaults(method) }
+/// MimCo with a student of these sizes, at its first step.
+fn student_of(teacher: Backbone, student: &VitConfig, settings: MimcoSettings, precision: Precision) -> Mimco {
+    let spec = MimcoSpec { mask: MaskSettings::default(), mimco: settings };
+    Mimco::new(&spec, BuildContext { teacher: Some(teacher), ..context(student, precision) }).unwrap()
+}
+
+/// MoCo v3 with an encoder of these sizes, at its first step.
+fn moco(encoder: &VitConfig, settings: &MocoV3Settings, precision: Precision) -> MocoV3 {
+    MocoV3::new(&MocoV3Spec { moco_v3: settings.clone() }, context(encoder, precision))
+}
+
+fn context(model: &VitConfig, precision: Precision) -> BuildContext {
+    BuildContext { model: model.clone(), seed: 0, precision, drop_path: 0.0, recompute: false, teacher: None, images: 100 }
 }

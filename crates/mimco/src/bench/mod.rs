@@ -1,4 +1,5 @@
-//! Speed: training steps, matrix products and the data path, timed as PyTorch's are by the scripts in the repository's `bench/`.
+//! Benchmarks of training steps, matrix products and loading. The scripts in the repository's `bench/`
+//! time the same in PyTorch.
 
 pub mod data;
 pub mod products;
@@ -7,31 +8,31 @@ pub mod step;
 use serde::Serialize;
 use std::time::Instant;
 
-/// Units a second of something that was done several times.
+/// Units per second over several repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rate {
-    /// By the median time.
+    /// At the median time.
     pub median: f64,
-    /// By the shortest time.
+    /// At the shortest time.
     pub best: f64,
 }
 
-/// Times `work`, `units` at a time, `repeats` times after two that do not count (the first fill caches and buffers).
+/// Times `repeats` runs of `work`, which does `units` each, after two runs that fill caches and buffers.
 pub fn rate(units: f64, repeats: usize, mut work: impl FnMut()) -> Rate {
     work();
     work();
     let mut seconds: Vec<f64> = (0..repeats.max(1))
         .map(|_| {
-            let began = Instant::now();
+            let started = Instant::now();
             work();
-            began.elapsed().as_secs_f64()
+            started.elapsed().as_secs_f64()
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
     Rate { median: units / seconds[seconds.len() / 2], best: units / seconds[0] }
 }
 
-/// The process's largest resident set so far, in MiB; none where the system does not tell.
+/// Returns the peak resident set of the process in MiB, where the system provides it.
 pub fn peak_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib: f64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -1,15 +1,13 @@
-//! One training step on random images, the same work as `bench/pytorch_step.py` does in PyTorch.
+//! One training step on random images; `bench/pytorch_step.py` does the same work in PyTorch.
 
 use super::{Rate, peak_mib, products, rate};
 use crate::Error;
-use crate::methods::mask::MaskGenerator;
-use crate::methods::mimco::{Mimco, Places};
-use crate::methods::moco_v3::MocoV3;
-use crate::methods::{Clock, Method};
+use crate::methods::{BuildContext, Method, StepInfo};
 use crate::models::arch::Arch;
 use crate::models::backbone::Backbone;
-use crate::models::vit::{Forward, Start, Vit, VitConfig};
-use crate::settings::{Config, MethodName, Mimco as MimcoSettings, MocoV3 as MocoV3Settings, Precision};
+use crate::models::vit::{ForwardOptions, Initialization, Vit, VitConfig};
+use crate::settings::{Config, MethodSettings, Precision};
+use mimco_data::loader::Batch;
 use mimco_data::random::{Purpose, keyed, unit};
 use mimco_engine::cpu::threads::for_each_chunk;
 use mimco_engine::cpu::vector::wide;
@@ -17,180 +15,179 @@ use mimco_engine::optim::{Optimizer, Rule, clear};
 use mimco_engine::{Parameters, Tape, Tensor};
 use serde::Serialize;
 
-/// Which step.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A step to time.
+#[derive(Clone, PartialEq, Debug)]
 pub enum Step {
-    /// A teacher's inference: all tokens, no gradient.
+    /// Inference of all tokens.
     Forward,
-    /// Forward, backward and AdamW of one ViT on the mean-squared error of its mean token.
+    /// Forward, backward and AdamW of one ViT, for the mean-squared error of its mean token.
     Train,
-    /// MimCo: a frozen teacher, a masked student, both losses within the batch, AdamW.
-    Mimco,
-    /// MoCo v3: two views, heads of 4,096, momentum encoder, AdamW, momentum update.
-    MocoV3,
+    /// A step of a method with its default settings, AdamW and the method's own update included.
+    Method(MethodSettings),
+}
+
+impl Step {
+    /// Returns the step of this name: `forward`, `train`, or a method's name.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn named(name: &str) -> Result<Step, Error> {
+        match name {
+            "forward" => Ok(Step::Forward),
+            "train" => Ok(Step::Train),
+            method => MethodSettings::named(method).map(Step::Method),
+        }
+    }
+
+    /// Returns the names of all steps.
+    pub fn names() -> Vec<&'static str> {
+        let methods = MethodSettings::all();
+        ["forward", "train"].into_iter().chain(methods.iter().map(|method| method.spec().name())).collect()
+    }
 }
 
 /// What to time.
-#[derive(Clone, Copy, Debug)]
-pub struct Wanted {
-    /// The model, with patches of 16 px at 224 px.
+#[derive(Clone, Debug)]
+pub struct StepBenchmark {
+    /// Model, with patches of 16 px at 224 px.
     pub arch: Arch,
-    /// The step.
+    /// Step.
     pub step: Step,
     /// f32 or bf16.
     pub precision: Precision,
-    /// Images a step.
+    /// Images per step.
     pub batch: usize,
-    /// Steps that are timed.
+    /// Number of timed steps.
     pub steps: usize,
 }
 
-/// What it took.
+/// Time and memory of a step.
 #[derive(Clone, Debug, Serialize)]
-pub struct Timed {
-    /// Images a second.
+pub struct StepTiming {
+    /// Images per second.
     pub images: Rate,
-    /// Largest resident set of the process in MiB.
+    /// Peak resident set of the process in MiB.
     pub peak_mib: Option<f64>,
-    /// Page faults a step, once the first two are done: 0 where all buffers are used again.
+    /// Page faults per step after the first two; 0 if all buffers are reused.
     pub page_faults_per_step: Option<f64>,
-    /// The model's operations a second as a share of a large product's.
+    /// Operations per second of the model, as a share of a large product's.
     pub mfu: f64,
 }
 
 const SIZE: usize = 224;
 const PATCH: usize = 16;
-/// Patches that MimCo hides: 120 of 196.
-const HIDDEN: f64 = 120.0;
 
-/// Times steps of `wanted` on random images and weights.
+/// Times a step on random images and weights.
 ///
 /// # Errors
-/// None but those of settings that do not fit together.
-pub fn time(wanted: &Wanted) -> Result<Timed, Error> {
-    let mut work = Work::new(wanted)?;
+/// Settings that do not fit together.
+pub fn time(benchmark: &StepBenchmark) -> Result<StepTiming, Error> {
+    let mut work = Work::new(benchmark)?;
     let mut faults = Vec::new();
-    let images = rate(wanted.batch as f64, wanted.steps, || {
+    let images = rate(benchmark.batch as f64, benchmark.steps, || {
         faults.extend(page_faults());
         work.run();
     });
     faults.extend(page_faults());
-    let steady = faults.get(2).zip(faults.last()).map(|(first, last)| (last - first) as f64 / wanted.steps.max(1) as f64);
+    let steady = faults.get(2).zip(faults.last()).map(|(first, last)| (last - first) as f64 / benchmark.steps.max(1) as f64);
     let peak_mib = peak_mib();
-    let mfu = images.median * work.flop_per_image / products::ceiling(wanted.precision.engine());
-    Ok(Timed { images, peak_mib, page_faults_per_step: steady, mfu })
+    let mfu = images.median * work.flop_per_image / products::ceiling(benchmark.precision.engine());
+    Ok(StepTiming { images, peak_mib, page_faults_per_step: steady, mfu })
 }
 
-/// Minor page faults of the process so far.
+/// Returns the minor page faults of the process so far.
 fn page_faults() -> Option<u64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The command stands in brackets and may hold spaces; minflt is the eighth field behind it.
+    // The command is in parentheses and may contain spaces; minflt is the eighth field after it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(7)?.parse().ok()
 }
 
-/// A step that can be run again and again.
+/// A step that can run repeatedly.
 struct Work {
     kind: Kind,
     gradients: Vec<f32>,
     flop_per_image: f64,
-    clock: Clock,
+    info: StepInfo,
 }
 
 enum Kind {
     Forward { vit: Vit, parameters: Parameters, images: Tensor },
     Train { vit: Vit, parameters: Parameters, images: Tensor, optimizer: Optimizer },
-    Mimco { method: Box<Mimco>, images: Tensor, places: Places, owners: Vec<u32>, optimizer: Optimizer },
-    MocoV3 { method: Box<MocoV3>, views: [Tensor; 2], optimizer: Optimizer },
+    Method { method: Box<dyn Method>, batch: Batch, optimizer: Optimizer },
 }
 
 impl Work {
-    fn new(wanted: &Wanted) -> Result<Work, Error> {
-        let (width, depth, heads) = wanted.arch.sizes();
-        let shape = VitConfig { heads, ..VitConfig::plain(width, depth, 4 * width, PATCH, SIZE) };
-        let model = || {
+    fn new(benchmark: &StepBenchmark) -> Result<Work, Error> {
+        let (width, depth, heads) = benchmark.arch.sizes();
+        let model = VitConfig { heads, ..VitConfig::plain(width, depth, 4 * width, PATCH, SIZE) };
+        let (precision, batch) = (benchmark.precision.engine(), benchmark.batch);
+        let random_backbone = || {
             let mut parameters = Parameters::new();
-            let vit = Vit::declare(&shape, &mut parameters, "");
-            vit.initialise(&mut parameters, Start::Normal, 0);
-            parameters.set_precision(wanted.precision.engine());
-            (vit, parameters)
+            let vit = Vit::declare(&model, &mut parameters, "");
+            vit.initialize(&mut parameters, Initialization::Normal, 0);
+            parameters.set_precision(precision);
+            Backbone { vit, parameters }
         };
-        let images = |view: u64| {
+        let view = |view: u64| -> Vec<f32> {
             let mut rng = keyed(0, Purpose::Order, view, 0);
-            let mut images = Tensor::stale([wanted.batch, 3, SIZE, SIZE]);
-            images.data_mut().iter_mut().for_each(|pixel| *pixel = unit(&mut rng));
-            images
+            (0..batch * 3 * SIZE * SIZE).map(|_| unit(&mut rng)).collect()
         };
+        let images = || Tensor::from_slice([batch, 3, SIZE, SIZE], &view(0));
         let adamw = |parameters: &Parameters| Optimizer::new(Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, 0.05, parameters);
-        let config = |method| Config { precision: wanted.precision, ..Config::defaults(method) };
-        let (kind, flop_per_image) = match wanted.step {
+        let (kind, flop_per_image, trained) = match &benchmark.step {
             Step::Forward => {
-                let (vit, parameters) = model();
-                (Kind::Forward { vit, parameters, images: images(0) }, shape.forward_flop(shape.tokens()))
+                let Backbone { vit, parameters } = random_backbone();
+                (Kind::Forward { vit, parameters, images: images() }, model.forward_flop(model.tokens()), 0)
             }
             Step::Train => {
-                let (vit, parameters) = model();
-                let flop = 3.0 * shape.forward_flop(shape.tokens()) - shape.embedding_flop();
-                let optimizer = adamw(&parameters);
-                (Kind::Train { vit, parameters, images: images(0), optimizer }, flop)
+                let Backbone { vit, parameters } = random_backbone();
+                let (optimizer, trained) = (adamw(&parameters), parameters.flat().len());
+                let flop = 3.0 * model.forward_flop(model.tokens()) - model.embedding_flop();
+                (Kind::Train { vit, parameters, images: images(), optimizer }, flop, trained)
             }
-            Step::Mimco => {
-                let (vit, parameters) = model();
-                let mask = MaskGenerator::new(shape.grid(), 1, HIDDEN / shape.patches() as f64);
-                let places = Places::masked((0..wanted.batch as u64).flat_map(|image| mask.draw(0, 0, image)).collect());
-                let (config, settings) = (config(MethodName::Mimco), MimcoSettings::default());
-                let method = Mimco::new(&config, &shape, &settings, mask, Backbone { vit, parameters }, 10 * wanted.batch)?;
-                let (flop, optimizer) = (method.flop_per_image(), adamw(method.parameters()));
-                let owners = (0..wanted.batch as u32).collect();
-                (Kind::Mimco { method: Box::new(method), images: images(0), places, owners, optimizer }, flop)
-            }
-            Step::MocoV3 => {
-                let method = MocoV3::new(&config(MethodName::MocoV3), &shape, &MocoV3Settings::default());
-                let (flop, optimizer) = (method.flop_per_image(), adamw(method.parameters()));
-                (Kind::MocoV3 { method: Box::new(method), views: [images(0), images(1)], optimizer }, flop)
+            Step::Method(settings) => {
+                let teacher = settings.spec().needs_teacher().then(random_backbone);
+                let views = Config::defaults(settings.clone()).views().views() as u64;
+                let (seed, images) = (0, 10 * batch);
+                let context = BuildContext { model, seed, precision, drop_path: 0.0, recompute: false, teacher, images };
+                let method = settings.build(context)?;
+                let batch = Batch { indices: (0..batch as u32).collect(), views: (0..views).map(view).collect(), broken: Vec::new() };
+                let (flop, optimizer, trained) = (method.flop_per_image(), adamw(method.parameters()), method.parameters().flat().len());
+                (Kind::Method { method, batch, optimizer }, flop, trained)
             }
         };
-        let trained = match &kind {
-            Kind::Forward { .. } => 0,
-            Kind::Train { parameters, .. } => parameters.flat().len(),
-            Kind::Mimco { method, .. } => method.parameters().flat().len(),
-            Kind::MocoV3 { method, .. } => method.parameters().flat().len(),
-        };
-        let clock = Clock { step: 0, draw: 0, total: 1000, epoch: 0, seed: 0 };
-        Ok(Work { kind, gradients: vec![0.0; trained], flop_per_image, clock })
+        let info = StepInfo { step: 0, draw: 0, total: 1000, epoch: 0, seed: 0 };
+        Ok(Work { kind, gradients: vec![0.0; trained], flop_per_image, info })
     }
 
     fn run(&mut self) {
         const RATE: f32 = 1e-4;
-        let (clock, gradients) = (self.clock, &mut self.gradients);
+        let (info, gradients) = (self.info, &mut self.gradients);
         clear(gradients);
         match &mut self.kind {
             Kind::Forward { vit, parameters, images } => {
-                vit.forward(&mut Tape::inference(parameters), images, &Forward::default());
+                vit.forward(&mut Tape::inference(parameters), images, &ForwardOptions::default());
             }
             Kind::Train { vit, parameters, images, optimizer } => {
                 let mut tape = Tape::recording(parameters);
-                let tokens = vit.forward(&mut tape, images, &Forward::default());
+                let tokens = vit.forward(&mut tape, images, &ForwardOptions::default()).x;
                 let seed = mean_token_gradient(&tokens.value, images.dims()[0]);
                 tape.backward(&tokens, seed, gradients, None);
                 optimizer.step(parameters, gradients, RATE, 1.0);
             }
-            Kind::Mimco { method, images, places, owners, optimizer } => {
-                method.losses(images, places, owners, clock, 1.0, gradients);
+            Kind::Method { method, batch, optimizer } => {
+                method.step(batch, info, 1.0, gradients);
                 optimizer.step(method.parameters_mut(), gradients, RATE, 1.0);
-                method.updated(clock);
-            }
-            Kind::MocoV3 { method, views, optimizer } => {
-                method.losses([&views[0], &views[1]], clock, 1.0, gradients);
-                optimizer.step(method.parameters_mut(), gradients, RATE, 1.0);
-                method.updated(clock);
+                method.after_update(info);
             }
         }
-        self.clock.step += 1;
-        self.clock.draw += 1;
+        self.info.step += 1;
+        self.info.draw += 1;
     }
 }
 
-/// The gradient of mean((m - 1/2)²) by the tokens, m each image's mean token: 2 (m - 1/2) / (images · width · tokens). [rows, width]
+/// Returns the gradient of mean((m - 1/2)²) by the tokens [rows, width], where m is each image's mean
+/// token: 2 (m - 1/2) / (images · width · tokens).
 fn mean_token_gradient(tokens: &Tensor, images: usize) -> Tensor {
     let width = tokens.width();
     let rows = tokens.rows() / images;
@@ -215,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_training_steps_gradient_is_the_losss() {
+    fn the_gradient_of_the_training_step_is_that_of_its_loss() {
         let mut tokens = Tensor::stale([6, 2]);
         tokens.data_mut().iter_mut().enumerate().for_each(|(i, v)| *v = (i * i) as f32 / 20.0);
         let loss = |tokens: &Tensor| {
@@ -236,9 +233,9 @@ mod tests {
 
     #[test]
     fn every_step_runs_in_both_precisions() {
-        for step in [Step::Forward, Step::Train, Step::Mimco, Step::MocoV3] {
+        for step in Step::names().into_iter().map(|name| Step::named(name).unwrap()) {
             for precision in [Precision::F32, Precision::Bf16] {
-                let mut work = Work::new(&Wanted { arch: Arch::Nano, step, precision, batch: 2, steps: 1 }).unwrap();
+                let mut work = Work::new(&StepBenchmark { arch: Arch::Nano, step: step.clone(), precision, batch: 2, steps: 1 }).unwrap();
                 work.run();
                 assert!(work.gradients.iter().all(|g| g.is_finite()) && work.flop_per_image > 1e8, "{step:?} {precision:?}");
                 assert_eq!(work.gradients.iter().any(|g| *g != 0.0), step != Step::Forward);

@@ -2,7 +2,8 @@
 
 use crate::Error;
 use crate::models::backbone::FeatureKind;
-use crate::models::vit::{Forward, Vit};
+use crate::models::tokens::TokenRows;
+use crate::models::vit::{ForwardOptions, Vit};
 use mimco_data::loader::{Loader, LoaderOptions};
 use mimco_data::pipeline::Pipeline;
 use mimco_data::{DataError, Dataset};
@@ -92,13 +93,15 @@ pub fn extract(vit: &Vit, parameters: &Parameters, dataset: &Dataset, kind: Feat
         let rows = views.len() / (3 * size * size).max(1);
         let images = Tensor::from_slice([rows, 3, size, size], views);
         let mut tape = Tape::inference(parameters);
+        let rows = match kind {
+            FeatureKind::Class => TokenRows::Class,
+            FeatureKind::Mean => TokenRows::All,
+        };
+        let tokens = vit.forward(&mut tape, &images, &ForwardOptions { rows, ..ForwardOptions::default() });
         let features = match kind {
-            FeatureKind::Class => vit.forward(&mut tape, &images, &Forward { rows: Some(vit.class_rows(rows)), ..Forward::default() }),
-            FeatureKind::Mean => {
-                let tokens = vit.forward(&mut tape, &images, &Forward::default()); // [rows · tokens, width]
-                tape.mean_tokens(&tokens, &vit.offsets(rows), vit.config.prefix())
-            }
-        }; // [rows, width]
+            FeatureKind::Class => tokens.class(&mut tape),
+            FeatureKind::Mean => tokens.mean(&mut tape),
+        }; // [images, width]
         data.extend_from_slice(features.value.data());
     })?;
     Ok(Features { rows: indices.len(), width, data, indices, broken })
@@ -180,14 +183,14 @@ fn each_batch(dataset: &Dataset, size: u32, batch_size: usize, mut work: impl Fn
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::vit::{Start, VitConfig};
+    use crate::models::vit::{Initialization, VitConfig};
     use mimco_data::formats::Packed;
 
     fn model(image: usize, patch: usize) -> (Vit, Parameters) {
         let config = VitConfig { heads: 2, ..VitConfig::plain(40, 2, 72, patch, image) };
         let mut parameters = Parameters::new();
         let vit = Vit::declare(&config, &mut parameters, "");
-        vit.initialise(&mut parameters, Start::Xavier, 5);
+        vit.initialize(&mut parameters, Initialization::Xavier, 5);
         (vit, parameters)
     }
 
@@ -226,7 +229,7 @@ mod tests {
         let mut view = vec![0.0; 3 * 400];
         mimco_data::transform::evaluation_view(&one.load(0).unwrap(), 20, &mut view);
         let images = Tensor::from_slice([1, 3, 20, 20], &view);
-        let tokens = vit.forward(&mut Tape::inference(&parameters), &images, &Forward::default()).value;
+        let tokens = vit.forward(&mut Tape::inference(&parameters), &images, &ForwardOptions::default()).x.value;
         let mean = extract(&vit, &parameters, &one, FeatureKind::Mean).unwrap();
         let class = extract(&vit, &parameters, &one, FeatureKind::Class).unwrap();
         for column in 0..40 {

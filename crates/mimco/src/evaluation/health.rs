@@ -51,7 +51,7 @@ pub fn feature_std(features: &Features) -> f64 {
 
 /// Words for the user where features have collapsed, or seem about to: `rank` by [`rankme`], `spread` by [`feature_std`], of features
 /// [rows, width]. The bounds are ours.
-pub fn verdict(rank: f64, spread: f64, rows: usize, width: usize) -> Option<String> {
+pub fn collapse_warning(rank: f64, spread: f64, rows: usize, width: usize) -> Option<String> {
     if rows == 0 {
         return None;
     }
@@ -111,16 +111,17 @@ mod tests {
     }
 
     #[test]
-    fn verdicts_say_what_to_do() {
-        let says =
-            |rank, spread, rows, word: &str| verdict(rank, spread, rows, 384).is_some_and(|v| v.contains(word) && v.contains("optim.lr"));
+    fn a_warning_says_what_to_do() {
+        let says = |rank, spread, rows, word: &str| {
+            collapse_warning(rank, spread, rows, 384).is_some_and(|v| v.contains(word) && v.contains("optim.lr"))
+        };
         assert!(says(1.01, 0.9, 1024, "have collapsed"));
         assert!(says(200.0, 0.001, 1024, "have collapsed"));
         assert!(says(5.0, 0.9, 1024, "may be collapsing"));
         assert!(says(200.0, 0.05, 1024, "may be collapsing"));
         assert!(says(f64::NAN, 0.9, 4, "not finite"));
-        assert_eq!(verdict(150.0, 0.8, 1024, 384), None);
-        assert_eq!(verdict(1.0, 0.0, 2, 384), None);
-        assert_eq!(verdict(6.0, 0.8, 10, 384), None);
+        assert_eq!(collapse_warning(150.0, 0.8, 1024, 384), None);
+        assert_eq!(collapse_warning(1.0, 0.0, 2, 384), None);
+        assert_eq!(collapse_warning(6.0, 0.8, 10, 384), None);
     }
 }

@@ -217,14 +217,14 @@ mod tests {
     use super::*;
     use crate::interop::info::KEY;
     use crate::models::backbone::FeatureKind;
-    use crate::models::vit::{IMAGENET_MEAN, Position, Start};
+    use crate::models::vit::{IMAGENET_MEAN, Initialization, Position};
 
     fn small() -> (Vit, Parameters) {
         let (mean, std) = ([0.1, 0.2, 0.3], [0.5; 3]);
         let config = VitConfig { heads: 4, position: Position::Sincos, mean, std, ..VitConfig::plain(64, 2, 96, 4, 8) };
         let mut parameters = Parameters::new();
         let vit = Vit::declare(&config, &mut parameters, "");
-        vit.initialise(&mut parameters, Start::Normal, 1);
+        vit.initialize(&mut parameters, Initialization::Normal, 1);
         (vit, parameters)
     }
 

@@ -1,287 +1,238 @@
-//! MimCo (Zhou et al. 2022): a student that sees the masked image reconstructs a frozen contrastive teacher's features of the whole
-//! one, patch by patch and as a whole image, both by contrastive losses.
+//! MimCo (Zhou et al. 2022): a student sees the masked image and reconstructs a frozen contrastive
+//! teacher's features of the whole image, patch by patch and as an image, by contrastive losses.
 //!
-//! The paper's abstract fixes the two stages, the pre-trained contrastive teacher and the two losses; what it leaves open are settings here.
+//! The paper's abstract gives the two stages, the pre-trained contrastive teacher and the two
+//! losses. What it leaves open is a setting ([`MimcoSettings`]).
 
-use super::mask::MaskGenerator;
+use super::mask::{MaskGenerator, PatchMask};
+use super::method::{BuildContext, Figures, Method, ReadState, StateArray, StepInfo, copy_named};
 use super::queue::Queue;
-use super::{Clock, Figures, Find, Method, StateArray, copy_named};
+use super::sampling::choose;
+use super::settings::mimco::{
+    HeadKind, ImageLoss, MimcoSettings, MimcoSpec, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm,
+};
 use crate::Error;
 use crate::models::backbone::Backbone;
 use crate::models::heads::LightHead;
-use crate::models::vit::{Forward, Start, Vit, VitConfig};
-use crate::settings::{Config, HeadKind, ImageLoss, Mimco as Settings, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
-use mimco_data::augment::MimAugment;
+use crate::models::initialize::truncated_normal;
+use crate::models::tokens::{TokenRows, Tokens};
+use crate::models::vit::{DropPathOptions, ForwardOptions, Initialization, NORM_EPS, Vit};
 use mimco_data::loader::Batch;
-use mimco_data::pipeline::Pipeline;
-use mimco_data::random::{Purpose, below, keyed};
+use mimco_data::random::{Purpose, keyed};
 use mimco_engine::ops::{Candidates, Contrast, Masked, layer_norm_plain};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
-use std::sync::Arc;
 
 /// A MimCo training.
 pub struct Mimco {
-    settings: Settings,
-    augment: MimAugment,
-    forward: Forward,
+    settings: MimcoSettings,
+    options: ForwardOptions,
     drop_path: f32,
     teacher: Backbone,
     student: Vit,
     mask_token: ParameterId,
     patch_head: LightHead,
     image_head: LightHead,
+    /// Student, mask token and heads.
     parameters: Parameters,
     mask: MaskGenerator,
     queue: Queue,
-    /// The step's image targets and their owners, for the queue once the step is done.
+    /// Image targets of the step and their samples, which enter the queue after the update.
     pending: Vec<(Tensor, Vec<u32>)>,
 }
 
-/// Which patches of a batch, `[batch · patches]`, images in order and patches in order.
-#[derive(Clone)]
-pub struct Places {
-    /// Those that the student does not see.
-    pub hidden: Arc<[bool]>,
-    /// Those whose features it is asked for.
-    pub asked: Arc<[bool]>,
-}
-
-impl Places {
-    /// Hidden and asked for, as in training.
-    pub fn masked(places: Arc<[bool]>) -> Places {
-        Places { hidden: places.clone(), asked: places }
-    }
-}
-
-/// The tokens that the losses read.
-struct Reads {
-    /// Rows that the student works out; all where there are none.
-    rows: Option<Arc<[usize]>>,
-    /// Where the class tokens are among them, `[batch]`.
-    class: Arc<[usize]>,
-    /// Where the patches asked for are among them, [batch · asked].
-    asked: Arc<[usize]>,
-    /// Rows of the patches asked for among all tokens, the teacher's.
-    targets: Arc<[usize]>,
-    /// Patches asked for, counted without class tokens.
-    places: Vec<usize>,
-}
-
 impl Mimco {
-    /// A training of a student of these sizes at its beginning; `images` is the size of the training set, of which the queue holds at most half.
+    /// Builds a training at its first step. The queue holds at most half the training images.
     ///
     /// # Errors
-    /// Where the teacher's token grid is not the student's, or a student that is to begin as the teacher has another shape.
-    pub fn new(
-        config: &Config,
-        vit: &VitConfig,
-        settings: &Settings,
-        mask: MaskGenerator,
-        mut teacher: Backbone,
-        images: usize,
-    ) -> Result<Mimco, Error> {
-        let theirs = teacher.vit.config.clone();
-        check_teacher(settings, &theirs, vit)?;
+    /// A teacher that is missing or does not fit the student.
+    pub fn new(spec: &MimcoSpec, context: BuildContext) -> Result<Mimco, Error> {
+        let BuildContext { model, seed, precision, .. } = context;
+        let settings = spec.mimco.clone();
+        let mut teacher =
+            context.teacher.ok_or_else(|| Error::Setting("mimco needs a teacher; give --teacher FILE, or let the run train one".into()))?;
+        settings.check_teacher(&teacher.vit.config, &model)?;
+
         let mut parameters = Parameters::new();
-        let student = Vit::declare(vit, &mut parameters, "");
-        let mask_token = parameters.add("mask_token", &[1, 1, vit.width]);
+        let student = Vit::declare(&model, &mut parameters, "");
+        let mask_token = parameters.add("mask_token", &[1, 1, model.width]);
         parameters.entry_mut(mask_token).decay = 0.0;
+        let (width, teacher_width) = (model.width, teacher.vit.config.width);
         let widths = match settings.head {
-            HeadKind::Linear => vec![vit.width, theirs.width],
-            HeadKind::Mlp => vec![vit.width, vit.width.max(theirs.width), theirs.width],
+            HeadKind::Linear => vec![width, teacher_width],
+            HeadKind::Mlp => vec![width, width.max(teacher_width), teacher_width],
         };
         let patch_head = LightHead::declare(&mut parameters, "patch_head", &widths);
         let image_head = LightHead::declare(&mut parameters, "image_head", &widths);
-        student.initialise(&mut parameters, Start::Normal, config.seed);
-        crate::models::initialise::truncated_normal(parameters.get_mut(mask_token), 0.02, &mut keyed(config.seed, Purpose::Init, 3, 0));
-        patch_head.initialise(&mut parameters, config.seed, 0);
-        image_head.initialise(&mut parameters, config.seed, 1);
+
+        student.initialize(&mut parameters, Initialization::Normal, seed);
+        truncated_normal(parameters.get_mut(mask_token), 0.02, &mut keyed(seed, Purpose::Init, 3, 0));
+        patch_head.initialize(&mut parameters, seed, 0);
+        image_head.initialize(&mut parameters, seed, 1);
         if settings.student_init == StudentInit::Teacher {
             copy_named(&teacher.parameters, &mut parameters, "");
         }
-        parameters.set_precision(config.precision.engine());
-        teacher.parameters.set_precision(config.precision.engine());
-        let capacity = if settings.image_loss == ImageLoss::Queue { settings.queue_size.min(images / 2) } else { 0 };
-        let queue = Queue::new(capacity, theirs.width);
+        parameters.set_precision(precision);
+        teacher.parameters.set_precision(precision);
+
+        let capacity = if settings.image_loss == ImageLoss::Queue { settings.queue_size.min(context.images / 2) } else { 0 };
         Ok(Mimco {
-            settings: settings.clone(),
-            augment: config.mim_augment(),
-            forward: Forward { recompute: config.train.recompute, ..Forward::default() },
-            drop_path: config.model.drop_path,
+            mask: spec.mask.generator(&model),
+            options: ForwardOptions { recompute: context.recompute, ..ForwardOptions::default() },
+            drop_path: context.drop_path,
+            queue: Queue::new(capacity, teacher_width),
+            pending: Vec::new(),
+            settings,
             teacher,
             student,
             mask_token,
             patch_head,
             image_head,
             parameters,
-            mask,
-            queue,
-            pending: Vec::new(),
         })
     }
 
-    /// The loss of a batch of crops [batch, 3, size, size] in 0..1. `places` [batch · patches] are hidden from the student and asked of it, as
-    /// many of each image. The gradient is added to
-    /// `gradients` times `share`. `owners` `[batch]` are the images' numbers in the set.
-    pub fn losses(&mut self, images: &Tensor, places: &Places, owners: &[u32], clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
-        let targets = self.teacher_features(images);
+    /// Computes the losses of crops [batch, 3, size, size] with values in 0..1, whose samples are
+    /// `sample_ids` `[batch]`, and adds `loss_scale` times their gradient to `gradients`:
+    ///
+    /// loss = patch_weight · loss_patch + image_weight · loss_image
+    pub fn losses(
+        &mut self,
+        images: &Tensor,
+        mask: &PatchMask,
+        sample_ids: &[u32],
+        info: StepInfo,
+        loss_scale: f32,
+        gradients: &mut [f32],
+    ) -> Figures {
+        let targets = self.do_teacher(images);
         let mut tape = Tape::recording(&self.parameters);
-        let reads = self.reads(&places.asked, owners.len());
-        let how = Forward {
-            rows: reads.rows.clone(),
-            masked: Some(Masked { token: self.mask_token, places: places.hidden.clone() }),
-            drop_path: (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, clock.draw)),
-            ..self.forward.clone()
-        };
-        let tokens = self.student.forward(&mut tape, images, &how); // [batch · tokens, width]
+        let tokens = self.do_student(&mut tape, images, mask, info);
 
-        let mut figures = Figures::new();
-        let mut losses: Vec<(Var, f32)> = Vec::new();
-        let mut image_target = None;
+        let (mut figures, mut losses, mut image_target) = (Figures::new(), Vec::new(), None);
         if self.settings.patch_loss != PatchLoss::Off {
-            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, &reads, clock);
+            let (loss, accuracy) = self.patch_loss(&mut tape, &tokens, &targets, mask, info);
             let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
             figures.insert("train/loss_patch", (loss.value.item() * factor) as f64);
-            figures.extend(wins.map(|wins| ("train/acc_patch", 100.0 * wins as f64)));
+            figures.extend(accuracy.map(|accuracy| ("train/acc_patch", 100.0 * accuracy as f64)));
             losses.push((loss, factor * self.settings.patch_weight));
         }
         if self.settings.image_loss != ImageLoss::Off {
-            let (loss, wins, alignment, target) = self.image_loss(&mut tape, &tokens, &targets, &reads, owners);
-            image_target = Some(target);
+            let target = self.image_feature(&mut Tape::inference(&self.teacher.parameters), &targets).value; // [batch, teacher's width]
+            let prediction = self.image_feature(&mut tape, &tokens);
+            let prediction = self.image_head.forward(&mut tape, &prediction); // [batch, teacher's width]
+            let (loss, accuracy) = self.image_loss(&mut tape, &prediction, &target, sample_ids);
             let factor = self.factor(self.settings.image_temperature);
-            // Among no negatives, as a queue begins, neither tells anything.
+            // Without negatives, as with an empty queue, neither figure has a meaning.
             if self.settings.image_loss != ImageLoss::Queue || !self.queue.is_empty() {
                 figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
-                figures.insert("train/acc_image", 100.0 * wins as f64);
+                figures.insert("train/acc_image", 100.0 * accuracy as f64);
             }
-            figures.insert("health/teacher_alignment", alignment);
+            figures.insert("health/teacher_alignment", mean_cosine(&prediction.value, &target));
             losses.push((loss, factor * self.settings.image_weight));
+            image_target = Some(target);
         }
         let loss = tape.weighted_sum(&losses);
-        tape.backward(&loss, Tensor::scalar(share), gradients, None);
+        tape.backward(&loss, Tensor::scalar(loss_scale), gradients, None);
         figures.insert("train/loss", loss.value.item() as f64);
-        self.pending.extend(image_target.map(|target| (target, owners.to_vec())));
+        self.pending.extend(image_target.map(|target| (target, sample_ids.to_vec())));
         figures
     }
 
-    /// The teacher's tokens of the whole crop, [batch · tokens, width]: inference, nothing kept.
-    fn teacher_features(&self, images: &Tensor) -> Tensor {
-        let how = Forward { blocks: self.settings.teacher_layer.set(), ..Forward::default() };
-        let features = self.teacher.vit.forward(&mut Tape::inference(&self.teacher.parameters), images, &how).value;
+    /// Computes the frozen teacher's tokens of the whole images; no gradient.
+    fn do_teacher(&self, images: &Tensor) -> Tokens {
+        let options = ForwardOptions { blocks: self.settings.teacher_layer.value(), ..ForwardOptions::default() };
+        let tokens = self.teacher.vit.forward(&mut Tape::inference(&self.teacher.parameters), images, &options);
         match self.settings.teacher_norm {
-            TeacherNorm::None => features,
-            TeacherNorm::Layer => layer_norm_plain(&features, crate::models::vit::NORM_EPS),
+            TeacherNorm::None => tokens,
+            TeacherNorm::Layer => Tokens { x: Var::constant(layer_norm_plain(&tokens.x.value, NORM_EPS)), ..tokens },
         }
     }
 
-    /// Which tokens the losses read: all where images are means of them, else the class token of each image and the patches asked for.
-    fn reads(&self, asked: &[bool], batch: usize) -> Reads {
-        let patches = self.student.config.patches();
-        let places: Vec<usize> = (0..asked.len()).filter(|&place| asked[place]).collect();
-        let rows_in =
-            |vit: &VitConfig| places.iter().map(|&place| place / patches * vit.tokens() + vit.prefix() + place % patches).collect();
-        let (asked, targets): (Arc<[usize]>, _) = (rows_in(&self.student.config), rows_in(&self.teacher.vit.config));
-        let class = self.student.class_rows(batch);
-        if self.settings.pooling == Pooling::Mean {
-            return Reads { rows: None, class, asked, targets, places };
-        }
-        let mut rows: Vec<usize> = class.iter().chain(&asked[..]).copied().collect();
-        rows.sort_unstable();
-        let found = |wanted: &[usize]| wanted.iter().map(|&row| rows.partition_point(|&r| r < row)).collect();
-        let (class, asked) = (found(&class), found(&asked));
-        Reads { rows: Some(rows.into()), class, asked, targets, places }
+    /// Computes the student's tokens of the masked images: those that the losses read.
+    fn do_student(&self, tape: &mut Tape<'_>, images: &Tensor, mask: &PatchMask, info: StepInfo) -> Tokens {
+        let rows = match self.settings.pooling {
+            Pooling::Class => TokenRows::ClassAnd(mask.predicted.clone()),
+            Pooling::Mean => TokenRows::All,
+        };
+        let masked = Some(Masked { token: self.mask_token, places: mask.masked.clone() });
+        let drop_path = (self.drop_path > 0.0).then_some(DropPathOptions { rate: self.drop_path, seed: info.seed, draw: info.draw });
+        self.student.forward(tape, images, &ForwardOptions { rows, masked, drop_path, ..self.options.clone() })
     }
 
-    /// Each patch that is asked for against the teacher's patches: of its image, of the batch, or by L1.
-    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, reads: &Reads, clock: Clock) -> (Var, Option<f32>) {
-        let patches = self.student.config.patches();
-        let (places, rows) = (&reads.places, &reads.targets);
-        let batch = reads.class.len();
-        let prediction = tape.select_rows(tokens, &reads.asked);
-        let prediction = self.patch_head.forward(tape, &prediction); // [batch · asked, teacher's width]
-        let width = targets.width();
-        let own = gather(targets, rows); // [batch · asked, teacher's width]
+    /// Compares each predicted patch with the teacher's patches: of its image, of the batch, or by L1.
+    /// Returns the loss and the share of patches whose positive wins.
+    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Tokens, targets: &Tokens, mask: &PatchMask, info: StepInfo) -> (Var, Option<f32>) {
+        let prediction = tokens.patches(tape, &mask.predicted);
+        let prediction = self.patch_head.forward(tape, &prediction); // [predicted, teacher's width]
+        let constants = &mut Tape::inference(&self.teacher.parameters);
+        let positives = targets.patches(constants, &mask.predicted).value; // [predicted, teacher's width]
+        let (batch, predicted, width) = (tokens.images(), positives.rows(), positives.width());
+        let per_image = predicted / batch;
         let temperature = self.settings.patch_temperature;
-        let count = places.len() / batch;
+        let contrast = |tape: &mut Tape<'_>, keys: &Tensor, candidates, owners| {
+            let (loss, accuracy) = tape.info_nce(&prediction, &Contrast { keys, candidates, owners, temperature });
+            (loss, Some(accuracy))
+        };
         match (self.settings.patch_loss, self.settings.patch_candidates) {
-            (PatchLoss::L1 | PatchLoss::Off, _) => (tape.l1(&prediction, &own), None),
+            (PatchLoss::L1 | PatchLoss::Off, _) => (tape.l1(&prediction, &positives), None),
             (PatchLoss::ImageNegatives, PatchCandidates::Masked) => {
-                let target: Vec<u32> = (0..places.len()).map(|i| (i % count.max(1)) as u32).collect();
-                let keys = &own.reshape([batch, count, width]);
-                let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
-                let (loss, wins) = tape.info_nce(&prediction, &contrast);
-                (loss, Some(wins))
+                let positive: Vec<u32> = (0..predicted).map(|i| (i % per_image.max(1)) as u32).collect();
+                contrast(tape, &positives.reshape([batch, per_image, width]), Candidates::Among(&positive), None)
             }
             (PatchLoss::ImageNegatives, PatchCandidates::All) => {
-                let theirs = &self.teacher.vit.config;
-                let all: Arc<[usize]> = (0..batch * theirs.tokens()).filter(|row| row % theirs.tokens() >= theirs.prefix()).collect();
-                let target: Vec<u32> = places.iter().map(|&place| (place % patches) as u32).collect();
-                let keys = &gather(targets, &all).reshape([batch, patches, width]);
-                let contrast = Contrast { keys, candidates: Candidates::Among(&target), owners: None, temperature };
-                let (loss, wins) = tape.info_nce(&prediction, &contrast);
-                (loss, Some(wins))
+                let patches = tokens.patches_per_image();
+                let keys = targets.all_patches(constants).value.reshape([batch, patches, width]);
+                let positive: Vec<u32> = mask.predicted_patches().map(|patch| (patch % patches) as u32).collect();
+                contrast(tape, &keys, Candidates::Among(&positive), None)
             }
             (PatchLoss::BatchNegatives, _) => {
-                let drawn = draw(places.len(), self.settings.batch_candidates, clock);
-                let drawn_rows: Arc<[usize]> = drawn.iter().map(|&i| rows[i]).collect();
-                let keys = &gather(targets, &drawn_rows).reshape([1, drawn.len(), width]);
-                // A row's own target counts once, drawn or not.
-                let (row_owners, key_owners): (Vec<u64>, Vec<u64>) =
-                    ((0..places.len() as u64).collect(), drawn.iter().map(|&i| i as u64).collect());
-                let owners = Some((&row_owners[..], &key_owners[..]));
-                let contrast = Contrast { keys, candidates: Candidates::Beside(&own), owners, temperature };
-                let (loss, wins) = tape.info_nce(&prediction, &contrast);
-                (loss, Some(wins))
+                let mut rng = keyed(info.seed, Purpose::Candidates, info.epoch, info.draw);
+                let drawn = choose(predicted, self.settings.batch_candidates, &mut rng);
+                let keys = constants.select_rows(&Var::constant(positives.clone()), &drawn.clone().into()).value;
+                // Ids exclude a row's own target from its negatives, whether drawn or not.
+                let row_ids: Vec<u64> = (0..predicted as u64).collect();
+                let key_ids: Vec<u64> = drawn.iter().map(|&i| i as u64).collect();
+                let keys = keys.reshape([1, drawn.len(), width]);
+                contrast(tape, &keys, Candidates::Beside(&positives), Some((&row_ids[..], &key_ids[..])))
             }
         }
     }
 
-    /// The whole masked image against the teacher's whole images: of the batch, or of a queue.
-    fn image_loss(&self, tape: &mut Tape<'_>, tokens: &Var, targets: &Tensor, reads: &Reads, owners: &[u32]) -> (Var, f32, f64, Tensor) {
-        let batch = owners.len();
-        let (student, teacher) = (&self.student, &self.teacher.vit);
-        let (pooled, target) = match self.settings.pooling {
-            Pooling::Class => (tape.select_rows(tokens, &reads.class), gather(targets, &teacher.class_rows(batch))),
-            Pooling::Mean => {
-                let mean = |tape: &mut Tape<'_>, vit: &Vit, x: &Var| tape.mean_tokens(x, &vit.offsets(batch), vit.config.prefix());
-                let target = mean(&mut Tape::inference(&self.teacher.parameters), teacher, &Var::constant(targets.clone()));
-                (mean(tape, student, tokens), target.value)
-            }
-        };
-        let prediction = self.image_head.forward(tape, &pooled); // [batch, teacher's width]
+    /// Compares each prediction with the teacher's image features: of the batch, or of the queue.
+    /// Returns the loss and the share of images whose positive wins. [batch, teacher's width] both
+    fn image_loss(&self, tape: &mut Tape<'_>, prediction: &Var, target: &Tensor, sample_ids: &[u32]) -> (Var, f32) {
         let temperature = self.settings.image_temperature;
-        let alignment = mean_cosine(&prediction.value, &target);
-        let (loss, wins) = if self.settings.image_loss == ImageLoss::Queue {
-            let keys = self.queue.keys();
-            let owners_wide: Vec<u64> = owners.iter().map(|&i| i as u64).collect();
-            let owners = Some((&owners_wide[..], self.queue.owners()));
-            let contrast = Contrast { keys: &keys, candidates: Candidates::Beside(&target), owners, temperature };
-            tape.info_nce(&prediction, &contrast)
+        if self.settings.image_loss == ImageLoss::Queue {
+            let ids: Vec<u64> = sample_ids.iter().map(|&id| id as u64).collect();
+            let owners = Some((&ids[..], self.queue.owners()));
+            tape.info_nce(prediction, &Contrast { keys: &self.queue.keys(), candidates: Candidates::Beside(target), owners, temperature })
         } else {
-            let places: Vec<u32> = (0..batch as u32).collect();
-            let keys = &target.reshape([1, batch, target.width()]);
-            let contrast = Contrast { keys, candidates: Candidates::Among(&places), owners: None, temperature };
-            tape.info_nce(&prediction, &contrast)
-        };
-        (loss, wins, alignment, target)
+            let positive: Vec<u32> = (0..target.rows() as u32).collect();
+            let keys = &target.reshape([1, target.rows(), target.width()]);
+            tape.info_nce(prediction, &Contrast { keys, candidates: Candidates::Among(&positive), owners: None, temperature })
+        }
     }
 
-    /// MoCo v3's factor 2τ, which makes gradients alike across temperatures.
+    /// Pools tokens to one feature an image: [batch, width].
+    fn image_feature(&self, tape: &mut Tape<'_>, tokens: &Tokens) -> Var {
+        match self.settings.pooling {
+            Pooling::Class => tokens.class(tape),
+            Pooling::Mean => tokens.mean(tape),
+        }
+    }
+
+    /// Returns MoCo v3's loss factor 2τ, which keeps gradients alike across temperatures.
     fn factor(&self, temperature: f32) -> f32 {
         if self.settings.scale_by_temperature { 2.0 * temperature } else { 1.0 }
     }
 
-    /// The frozen teacher.
+    /// Returns the frozen teacher.
     pub fn teacher(&self) -> &Backbone {
         &self.teacher
     }
 }
 
 impl Method for Mimco {
-    fn pipeline(&self) -> Pipeline {
-        Pipeline::Mim(self.augment.clone())
-    }
-
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -290,20 +241,20 @@ impl Method for Mimco {
         &mut self.parameters
     }
 
-    fn step(&mut self, batch: &Batch, clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures {
         let size = self.student.config.image;
         let images = Tensor::from_slice([batch.indices.len(), 3, size, size], &batch.views[0]);
-        let masks = batch.indices.iter().flat_map(|&index| self.mask.draw(clock.seed, clock.epoch, index as u64));
-        self.losses(&images, &Places::masked(masks.collect()), &batch.indices, clock, share, gradients)
+        let mask = self.mask.batch(info.seed, info.epoch, &batch.indices);
+        self.losses(&images, &mask, &batch.indices, info, loss_scale, gradients)
     }
 
-    fn updated(&mut self, _clock: Clock) {
-        for (features, owners) in std::mem::take(&mut self.pending) {
-            self.queue.push(features.data(), &owners);
+    fn after_update(&mut self, _info: StepInfo) {
+        for (features, sample_ids) in std::mem::take(&mut self.pending) {
+            self.queue.push(features.data(), &sample_ids);
         }
     }
 
-    fn skip(&mut self) {
+    fn discard_step(&mut self) {
         self.pending.clear();
     }
 
@@ -311,17 +262,17 @@ impl Method for Mimco {
         self.queue.state()
     }
 
-    fn restore(&mut self, find: Find<'_>) -> Result<(), Error> {
-        self.queue.restore(find)
+    fn restore(&mut self, read: ReadState<'_>) -> Result<(), Error> {
+        self.queue.restore(read)
     }
 
-    /// The student's forward and backward (twice a forward, but no pixels' gradient), the teacher's forward.
+    /// Counts the student's forward pass three times (its backward pass costs two, without the
+    /// pixels' gradient) and the teacher's once. Masked patches are not embedded.
     fn flop_per_image(&self) -> f64 {
         let (student, teacher) = (&self.student.config, &self.teacher.vit.config);
-        let read = if self.settings.pooling == Pooling::Mean { student.tokens() } else { self.mask.hidden() + 1 };
-        // Hidden patches are not embedded; seen ones forward and for the weights, not for the pixels.
-        let hidden = self.mask.hidden() as f64 / student.patches() as f64;
-        3.0 * student.forward_flop(read) - (1.0 + 2.0 * hidden) * student.embedding_flop() + teacher.forward_flop(teacher.tokens())
+        let read = if self.settings.pooling == Pooling::Mean { student.tokens() } else { self.mask.masked() + 1 };
+        let masked = self.mask.masked() as f64 / student.patches() as f64;
+        3.0 * student.forward_flop(read) - (1.0 + 2.0 * masked) * student.embedding_flop() + teacher.forward_flop(teacher.tokens())
     }
 
     fn load_backbone(&mut self, weights: &Parameters) {
@@ -333,71 +284,10 @@ impl Method for Mimco {
     }
 }
 
-/// Rows `rows` of x.
-fn gather(x: &Tensor, rows: &Arc<[usize]>) -> Tensor {
-    let width = x.width();
-    let mut y = Tensor::stale([rows.len(), width]);
-    for (y, &row) in y.data_mut().chunks_exact_mut(width).zip(&rows[..]) {
-        y.copy_from_slice(&x.data()[row * width..][..width]);
-    }
-    y
-}
-
-/// At most `limit` of `0..n`, in rising order: all of them, or a draw keyed by the step.
-fn draw(n: usize, limit: usize, clock: Clock) -> Vec<usize> {
-    let mut all: Vec<usize> = (0..n).collect();
-    if n > limit {
-        let mut rng = keyed(clock.seed, Purpose::Candidates, clock.epoch, clock.draw);
-        for i in 0..limit {
-            let other = i + below(&mut rng, n - i);
-            all.swap(i, other);
-        }
-        all.truncate(limit);
-        all.sort_unstable();
-    }
-    all
-}
-
 fn mean_cosine(a: &Tensor, b: &Tensor) -> f64 {
     let width = a.width();
     let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x * y) as f64).sum::<f64>();
     let pairs = a.data().chunks_exact(width).zip(b.data().chunks_exact(width));
     let sum: f64 = pairs.map(|(x, y)| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt().max(1e-12)).sum();
     sum / a.rows().max(1) as f64
-}
-
-/// Whether a teacher can teach a student of these sizes.
-///
-/// # Errors
-/// Where its token grid is not the student's, it lacks the block that is wanted, or a student that is to begin as the teacher has another shape.
-pub fn check_teacher(settings: &Settings, teacher: &VitConfig, student: &VitConfig) -> Result<(), Error> {
-    if teacher.grid() != student.grid() || teacher.image != student.image {
-        return Err(Error::Setting(format!(
-            "the teacher's tokens do not lie on the student's: the teacher has {0}x{0} patches of {1} px at {2} px, the student {3}x{3} of {4} \
-             px at {5} px; set model.patch_size={1} and model.image_size={2} (or teacher.model.image_size={5}, which resizes the teacher's \
-             positions), or take another teacher",
-            teacher.grid(),
-            teacher.patch,
-            teacher.image,
-            student.grid(),
-            student.patch,
-            student.image
-        )));
-    }
-    if let Some(layer) = settings.teacher_layer.set().filter(|&layer| layer < 1 || layer > teacher.depth) {
-        return Err(Error::Setting(format!(
-            "mimco.teacher_layer={layer}: the teacher has blocks 1 to {}; give one of them, or last",
-            teacher.depth
-        )));
-    }
-    let shape = |vit: &VitConfig| (vit.width, vit.depth, vit.heads, vit.mlp, vit.patch, vit.registers, vit.layer_scale != 0.0);
-    if settings.student_init == StudentInit::Teacher && shape(teacher) != shape(student) {
-        return Err(Error::Setting(format!(
-            "mimco.student_init=teacher needs a student shaped as the teacher, which is {}, not {}; set model.arch, model.heads, model.registers \
-             and model.layer_scale, or mimco.student_init=random",
-            teacher.name(),
-            student.name()
-        )));
-    }
-    Ok(())
 }

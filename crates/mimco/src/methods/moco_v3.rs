@@ -1,40 +1,39 @@
-//! MoCo v3 (Chen, Xie and He 2021): two views of an image find each other among the batch, across a momentum encoder.
+//! MoCo v3 (Chen, Xie and He 2021): two views of an image identify each other among the batch, one of
+//! them through a momentum encoder.
 
-use super::{Clock, Figures, Find, Method, StateArray, copy_named};
+use super::method::{BuildContext, Figures, Method, ReadState, StateArray, StepInfo, copy_named};
+use super::settings::moco_v3::{MocoV3Settings, MocoV3Spec};
 use crate::Error;
 use crate::models::heads::BatchNormMlp;
-use crate::models::vit::{Forward, Start, Vit, VitConfig};
-use crate::settings::{Config, MocoV3 as Settings};
-use crate::training::schedule::moco_momentum;
-use mimco_data::augment::MocoAugment;
+use crate::models::tokens::TokenRows;
+use crate::models::vit::{DropPathOptions, ForwardOptions, Initialization, Vit};
+use crate::schedule::momentum;
 use mimco_data::loader::Batch;
-use mimco_data::pipeline::Pipeline;
 use mimco_engine::ops::{Candidates, Contrast, RunningStatistics};
 use mimco_engine::optim::momentum_update;
 use mimco_engine::{Parameters, Tape, Tensor, Var};
 
-/// What stands before the encoder's names.
+/// Prefix of the encoder's parameter names.
 const ENCODER: &str = "base_encoder.";
 
 /// A MoCo v3 training.
 pub struct MocoV3 {
-    settings: Settings,
-    augment: MocoAugment,
-    forward: Forward,
+    settings: MocoV3Settings,
+    options: ForwardOptions,
     drop_path: f32,
     encoder: Vit,
     projector: BatchNormMlp,
     predictor: BatchNormMlp,
-    /// Encoder, projector, predictor.
+    /// Encoder, projector and predictor.
     parameters: Parameters,
-    /// Encoder and projector, laid out as the head of `parameters`.
+    /// Momentum encoder and momentum projector, in the layout of the head of `parameters`.
     momentum_parameters: Parameters,
     statistics: Statistics,
-    /// As they were before the step, should it be skipped.
+    /// Statistics before the step, to restore if the step is discarded.
     statistics_before: Statistics,
 }
 
-/// Running statistics of the batch norms, for checkpoints alone: training uses each batch's own.
+/// Running statistics of the batch norms. Training uses each batch's own; checkpoints contain these.
 #[derive(Clone)]
 struct Statistics {
     projector: Vec<RunningStatistics>,
@@ -43,41 +42,41 @@ struct Statistics {
 }
 
 impl MocoV3 {
-    /// A training of an encoder of these sizes at its beginning, random weights keyed by the seed.
-    pub fn new(config: &Config, vit: &VitConfig, settings: &Settings) -> MocoV3 {
-        let wide = |n: usize, input: usize| {
-            let mut widths = vec![input];
-            widths.extend(std::iter::repeat_n(settings.hidden, n - 1));
-            widths.push(settings.out);
-            widths
+    /// Builds a training at its first step, with random weights keyed by the seed.
+    pub fn new(spec: &MocoV3Spec, context: BuildContext) -> MocoV3 {
+        let BuildContext { model, seed, precision, .. } = context;
+        let settings = spec.moco_v3.clone();
+        let widths = |layers: usize, input: usize| {
+            let hidden = std::iter::repeat_n(settings.hidden, layers - 1);
+            std::iter::once(input).chain(hidden).chain([settings.out]).collect::<Vec<usize>>()
         };
-        let projector_widths = wide(settings.projector_layers, vit.width);
         let declare = |parameters: &mut Parameters| {
-            let encoder = Vit::declare(vit, parameters, ENCODER);
-            (encoder, BatchNormMlp::declare(parameters, "projector", &projector_widths))
+            let encoder = Vit::declare(&model, parameters, ENCODER);
+            (encoder, BatchNormMlp::declare(parameters, "projector", &widths(settings.projector_layers, model.width)))
         };
         let mut momentum_parameters = Parameters::new();
         declare(&mut momentum_parameters);
         let mut parameters = Parameters::new();
         let (encoder, projector) = declare(&mut parameters);
-        let predictor = BatchNormMlp::declare(&mut parameters, "predictor", &wide(settings.predictor_layers, settings.out));
-        encoder.initialise(&mut parameters, Start::Xavier, config.seed);
-        projector.initialise(&mut parameters, config.seed, 0);
-        predictor.initialise(&mut parameters, config.seed, 1);
+        let predictor = BatchNormMlp::declare(&mut parameters, "predictor", &widths(settings.predictor_layers, settings.out));
+
+        encoder.initialize(&mut parameters, Initialization::Xavier, seed);
+        projector.initialize(&mut parameters, seed, 0);
+        predictor.initialize(&mut parameters, seed, 1);
         if settings.freeze_patch_embed {
             encoder.freeze_patch_embedding(&mut parameters);
         }
-        parameters.set_precision(config.precision.engine());
-        momentum_parameters.set_precision(config.precision.engine());
+        parameters.set_precision(precision);
+        momentum_parameters.set_precision(precision);
         let shared = momentum_parameters.flat().len();
         momentum_parameters.flat_mut().copy_from_slice(&parameters.flat()[..shared]);
+
         let statistics =
             Statistics { projector: projector.statistics(), predictor: predictor.statistics(), momentum_projector: projector.statistics() };
         MocoV3 {
-            settings: settings.clone(),
-            augment: config.moco_augment(settings),
-            forward: Forward { recompute: config.train.recompute, ..Forward::default() },
-            drop_path: config.model.drop_path,
+            options: ForwardOptions { recompute: context.recompute, rows: TokenRows::Class, ..ForwardOptions::default() },
+            drop_path: context.drop_path,
+            settings,
             encoder,
             projector,
             predictor,
@@ -88,61 +87,56 @@ impl MocoV3 {
         }
     }
 
-    /// The loss of two views [batch, 3, size, size] in 0..1, its gradient added to `gradients` times `share`:
-    /// loss = ctr(q1, k2) + ctr(q2, k1), ctr = 2τ · InfoNCE over the batch.
-    pub fn losses(&mut self, views: [&Tensor; 2], clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
-        let keys = views.map(|view| self.keys(view));
-        let factor = 2.0 * self.settings.temperature;
-        let (mut loss, mut wins) = (0.0, 0.0);
+    /// Computes the loss of two views [batch, 3, size, size] with values in 0..1, and adds
+    /// `loss_scale` times its gradient to `gradients`:
+    ///
+    /// loss = ctr(q₁, k₂) + ctr(q₂, k₁), ctr = 2τ · InfoNCE over the batch
+    pub fn losses(&mut self, views: [&Tensor; 2], info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures {
+        let keys = views.map(|view| self.do_teacher(view));
+        let (temperature, factor) = (self.settings.temperature, 2.0 * self.settings.temperature);
+        let mut statistics = self.statistics.clone();
+        let (mut loss, mut accuracy) = (0.0, 0.0);
         for (i, view) in views.into_iter().enumerate() {
-            // A tape for each view: its loss needs nothing of the other's, and memory holds one at a time.
+            // One tape for each view: the two losses share no activation, so memory holds one view's at a time.
             let mut tape = Tape::recording(&self.parameters);
-            let drop_path = (self.drop_path > 0.0).then_some((self.drop_path, clock.seed, 2 * clock.draw + i as u64));
-            let forward = Forward { drop_path, ..self.forward.clone() };
-            let class = class_tokens(&self.encoder, &mut tape, view, &forward);
-            let q = self.projector.forward(&mut tape, &class, &mut self.statistics.projector);
-            let q = self.predictor.forward(&mut tape, &q, &mut self.statistics.predictor); // [batch, out]
-            let keys = &keys[1 - i];
-            let batch = keys.rows();
-            let targets: Vec<u32> = (0..batch as u32).collect();
-            let contrast = Contrast {
-                keys: &keys.reshape([1, batch, keys.width()]),
-                candidates: Candidates::Among(&targets),
-                owners: None,
-                temperature: self.settings.temperature,
-            };
-            let (ctr, won) = tape.info_nce(&q, &contrast);
-            tape.backward(&ctr, Tensor::scalar(share * factor), gradients, None);
+            let q = self.do_student(&mut tape, view, 2 * info.draw + i as u64, info.seed, &mut statistics); // [batch, out]
+            let k = &keys[1 - i]; // [batch, out]
+            let positive: Vec<u32> = (0..k.rows() as u32).collect();
+            let keys = &k.reshape([1, k.rows(), k.width()]);
+            let contrast = Contrast { keys, candidates: Candidates::Among(&positive), owners: None, temperature };
+            let (ctr, wins) = tape.info_nce(&q, &contrast);
+            tape.backward(&ctr, Tensor::scalar(loss_scale * factor), gradients, None);
             loss += (factor * ctr.value.item()) as f64;
-            wins += 100.0 * won as f64 / 2.0;
+            accuracy += 100.0 * wins as f64 / 2.0;
         }
-        Figures::from([("train/loss", loss), ("train/loss_image", loss), ("train/acc_image", wins)])
+        self.statistics = statistics;
+        Figures::from([("train/loss", loss), ("train/loss_image", loss), ("train/acc_image", accuracy)])
     }
 
-    /// Keys of a view by the momentum encoder and projector, [batch, out]; no gradient, batch norm by this batch's statistics.
-    fn keys(&mut self, view: &Tensor) -> Tensor {
+    /// Computes the keys of a view by momentum encoder and momentum projector, [batch, out]: no
+    /// gradient, batch norm by this batch's statistics.
+    fn do_teacher(&mut self, view: &Tensor) -> Tensor {
         let mut tape = Tape::inference(&self.momentum_parameters);
-        let class = class_tokens(&self.encoder, &mut tape, view, &Forward::default());
+        let options = ForwardOptions { rows: TokenRows::Class, ..ForwardOptions::default() };
+        let class = self.encoder.forward(&mut tape, view, &options).class(&mut tape); // [batch, width]
         self.projector.forward(&mut tape, &class, &mut self.statistics.momentum_projector).value
     }
 
-    /// Momentum encoder's and projector's parameters, to set them in tests.
+    /// Computes the queries of a view by encoder, projector and predictor, [batch, out].
+    fn do_student(&self, tape: &mut Tape<'_>, view: &Tensor, draw: u64, seed: u64, statistics: &mut Statistics) -> Var {
+        let drop_path = (self.drop_path > 0.0).then_some(DropPathOptions { rate: self.drop_path, seed, draw });
+        let class = self.encoder.forward(tape, view, &ForwardOptions { drop_path, ..self.options.clone() }).class(tape); // [batch, width]
+        let projection = self.projector.forward(tape, &class, &mut statistics.projector);
+        self.predictor.forward(tape, &projection, &mut statistics.predictor)
+    }
+
+    /// Returns the parameters of momentum encoder and momentum projector, for tests to set.
     pub fn momentum_parameters_mut(&mut self) -> &mut Parameters {
         &mut self.momentum_parameters
     }
 }
 
-/// The class tokens, [batch, width]; the other tokens' last steps, which nothing reads, are left out.
-fn class_tokens(encoder: &Vit, tape: &mut Tape<'_>, images: &Tensor, how: &Forward) -> Var {
-    let rows = Some(encoder.class_rows(images.dims()[0]));
-    encoder.forward(tape, images, &Forward { rows, ..how.clone() })
-}
-
 impl Method for MocoV3 {
-    fn pipeline(&self) -> Pipeline {
-        Pipeline::MocoV3(self.augment.clone())
-    }
-
     fn parameters(&self) -> &Parameters {
         &self.parameters
     }
@@ -151,22 +145,22 @@ impl Method for MocoV3 {
         &mut self.parameters
     }
 
-    fn step(&mut self, batch: &Batch, clock: Clock, share: f32, gradients: &mut [f32]) -> Figures {
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures {
         let size = self.encoder.config.image;
         let shape = [batch.indices.len(), 3, size, size];
         let views = [0, 1].map(|i| Tensor::from_slice(shape, &batch.views[i]));
-        self.losses([&views[0], &views[1]], clock, share, gradients)
+        self.losses([&views[0], &views[1]], info, loss_scale, gradients)
     }
 
-    /// The momentum encoder follows with a momentum that rises from its setting to 1 over the run.
-    fn updated(&mut self, clock: Clock) {
-        let momentum = moco_momentum(clock.step, clock.total, self.settings.momentum as f64) as f32;
+    /// Moves the momentum encoder: target = m · target + (1 - m) · source.
+    fn after_update(&mut self, info: StepInfo) {
+        let m = momentum(info.step, info.total, self.settings.momentum as f64) as f32;
         let target = self.momentum_parameters.flat_mut();
-        momentum_update(target, &self.parameters.flat()[..target.len()], momentum);
+        momentum_update(target, &self.parameters.flat()[..target.len()], m);
         self.statistics_before = self.statistics.clone();
     }
 
-    fn skip(&mut self) {
+    fn discard_step(&mut self) {
         self.statistics = self.statistics_before.clone();
     }
 
@@ -184,20 +178,21 @@ impl Method for MocoV3 {
         momentum.chain(running).collect()
     }
 
-    fn restore(&mut self, find: Find<'_>) -> Result<(), Error> {
+    fn restore(&mut self, read: ReadState<'_>) -> Result<(), Error> {
         for entry in self.momentum_parameters.entries().to_vec() {
-            let data = find(&format!("momentum.{}", entry.name), entry.range.len())?;
+            let data = read(&format!("momentum.{}", entry.name), entry.range.len())?;
             self.momentum_parameters.flat_mut()[entry.range].copy_from_slice(&data);
         }
         for (name, s) in self.statistics.named_mut() {
-            s.mean = find(&format!("{name}.running_mean"), s.mean.len())?;
-            s.variance = find(&format!("{name}.running_var"), s.variance.len())?;
+            s.mean = read(&format!("{name}.running_mean"), s.mean.len())?;
+            s.variance = read(&format!("{name}.running_var"), s.variance.len())?;
         }
         self.statistics_before = self.statistics.clone();
         Ok(())
     }
 
-    /// Two views, each forward, backward (twice a forward, but no pixels' gradient) and once through the momentum encoder; class tokens alone.
+    /// Counts two views, each four forward passes: one of the momentum encoder, one of the encoder, two
+    /// for its backward pass (without the pixels' gradient). The last block computes class tokens alone.
     fn flop_per_image(&self) -> f64 {
         let vit = &self.encoder.config;
         let frozen = if self.settings.freeze_patch_embed { 2.0 } else { 1.0 };

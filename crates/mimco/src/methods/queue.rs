@@ -1,6 +1,6 @@
 //! A queue of the teacher's past image features: negatives beyond the batch. The teacher is frozen, so they never grow stale.
 
-use super::{Find, StateArray};
+use super::method::{ReadState, StateArray};
 use crate::Error;
 use mimco_engine::Tensor;
 
@@ -71,17 +71,17 @@ impl Queue {
     ///
     /// # Errors
     /// A checkpoint whose arrays do not fit each other.
-    pub fn restore(&mut self, find: Find<'_>) -> Result<(), Error> {
+    pub fn restore(&mut self, read: ReadState<'_>) -> Result<(), Error> {
         if self.capacity == 0 {
             return Ok(());
         }
         // 0 asks for any size: the queue may not have been full, or begun.
-        let next = find("queue.next", 0)?;
+        let next = read("queue.next", 0)?;
         let [high, low] = next[..] else { return Ok(()) };
-        let (highs, lows) = (find("queue.owners_high", 0)?, find("queue.owners_low", 0)?);
+        let (highs, lows) = (read("queue.owners_high", 0)?, read("queue.owners_low", 0)?);
         self.next = ((high as usize) << 16) | low as usize;
         self.owners = highs.iter().zip(&lows).map(|(&h, &l)| ((h as u64) << 16) | l as u64).collect();
-        self.features = find("queue.features", self.owners.len() * self.width)?;
+        self.features = read("queue.features", self.owners.len() * self.width)?;
         if self.owners.len() > self.capacity || self.next >= self.capacity {
             return Err(Error::Training("the checkpoint's queue is larger than mimco.queue_size; use --overwrite to start anew".into()));
         }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Width and depth.
+/// Named width and depth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
@@ -22,7 +22,7 @@ pub enum Arch {
 impl Arch {
     const ALL: [Arch; 5] = [Arch::Nano, Arch::Tiny, Arch::Small, Arch::Base, Arch::Large];
 
-    /// Width, depth, and the heads where none are set: timm's, and 4 for nano.
+    /// Returns width, depth and default number of heads: timm's, and 4 for nano.
     pub fn sizes(self) -> (usize, usize, usize) {
         match self {
             Arch::Nano => (128, 6, 4),
@@ -33,7 +33,7 @@ impl Arch {
         }
     }
 
-    /// The name of a width and depth, where it has one.
+    /// Returns the architecture of this width and depth, if it has a name.
     pub fn named(width: usize, depth: usize) -> Option<Arch> {
         Arch::ALL.into_iter().find(|arch| (arch.sizes().0, arch.sizes().1) == (width, depth))
     }

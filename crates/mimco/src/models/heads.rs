@@ -1,11 +1,12 @@
-//! The heads of the methods: MoCo v3's projector and predictor with batch norm, MimCo's light ones.
+//! The methods' heads: MoCo v3's projector and predictor with batch norm, MimCo's light heads.
 
-use super::initialise::{linear_uniform, truncated_normal};
+use super::initialize::{linear_uniform, truncated_normal};
 use mimco_data::random::{Purpose, keyed};
 use mimco_engine::ops::{Activation, Layer, RunningStatistics};
 use mimco_engine::{ParameterId, Parameters, Tape, Var};
 
-/// Linear layers without bias, batch norm after each; ReLU between, the last norm without weight and bias.
+/// Linear layers without bias, each followed by batch norm and ReLU. The last has neither ReLU nor
+/// weight and bias in its norm.
 #[derive(Clone)]
 pub struct BatchNormMlp {
     layers: Vec<ParameterId>,
@@ -14,7 +15,8 @@ pub struct BatchNormMlp {
 }
 
 impl BatchNormMlp {
-    /// `widths` = input, hidden ..., output; names `prefix.layers.I.weight`, `prefix.norms.I.weight` and `.bias`.
+    /// Adds the parameters, as zeros. `widths` are input, hidden ..., output; names are
+    /// `prefix.layers.I.weight`, `prefix.norms.I.weight` and `prefix.norms.I.bias`.
     pub fn declare(parameters: &mut Parameters, prefix: &str, widths: &[usize]) -> Self {
         let count = widths.len() - 1;
         let layers = (0..count).map(|i| parameters.add(format!("{prefix}.layers.{i}.weight"), &[widths[i + 1], widths[i]])).collect();
@@ -27,9 +29,9 @@ impl BatchNormMlp {
         BatchNormMlp { layers, norms, widths: widths.to_vec() }
     }
 
-    /// Weights as PyTorch begins linear layers, norms at 1 and 0.
-    pub fn initialise(&self, parameters: &mut Parameters, seed: u64, place: u64) {
-        let rng = &mut keyed(seed, Purpose::Init, 1, place);
+    /// Sets weights to PyTorch's default, norms to 1 and 0. `index` keys the draws of this head.
+    pub fn initialize(&self, parameters: &mut Parameters, seed: u64, index: u64) {
+        let rng = &mut keyed(seed, Purpose::Init, 1, index);
         for (layer, &inputs) in self.layers.iter().zip(&self.widths) {
             linear_uniform(parameters.get_mut(*layer), inputs, rng);
         }
@@ -38,12 +40,13 @@ impl BatchNormMlp {
         }
     }
 
-    /// Running statistics at their beginning, one a norm.
+    /// Returns initial running statistics, one for each norm.
     pub fn statistics(&self) -> Vec<RunningStatistics> {
         self.widths[1..].iter().map(|&width| RunningStatistics::new(width)).collect()
     }
 
-    /// x [rows, input] -> [rows, output]; each norm uses this batch's statistics and updates its running ones.
+    /// Maps x [rows, input] to [rows, output]. Each norm uses the batch's statistics and updates its
+    /// running ones.
     pub fn forward(&self, tape: &mut Tape<'_>, x: &Var, statistics: &mut [RunningStatistics]) -> Var {
         let mut x = x.clone();
         for (i, (&layer, statistics)) in self.layers.iter().zip(statistics).enumerate() {
@@ -55,14 +58,15 @@ impl BatchNormMlp {
     }
 }
 
-/// A linear map, or two with GELU between: from the student's width to the teacher's.
+/// One linear layer, or several with GELU between them: from the student's width to the teacher's.
 #[derive(Clone)]
 pub struct LightHead {
     layers: Vec<Layer>,
 }
 
 impl LightHead {
-    /// `widths` = input, (hidden,) output; names `prefix.I.weight` and `.bias`.
+    /// Adds the parameters, as zeros. `widths` are input, hidden ..., output; names are
+    /// `prefix.I.weight` and `prefix.I.bias`.
     pub fn declare(parameters: &mut Parameters, prefix: &str, widths: &[usize]) -> Self {
         let layers = widths
             .windows(2)
@@ -75,15 +79,15 @@ impl LightHead {
         LightHead { layers }
     }
 
-    /// Truncated normal weights of deviation 0.02, zero biases.
-    pub fn initialise(&self, parameters: &mut Parameters, seed: u64, place: u64) {
-        let rng = &mut keyed(seed, Purpose::Init, 2, place);
+    /// Sets weights to a truncated normal of std 0.02, biases to 0. `index` keys the draws of this head.
+    pub fn initialize(&self, parameters: &mut Parameters, seed: u64, index: u64) {
+        let rng = &mut keyed(seed, Purpose::Init, 2, index);
         for layer in &self.layers {
             truncated_normal(parameters.get_mut(layer.weight), 0.02, rng);
         }
     }
 
-    /// x [rows, input] -> [rows, output].
+    /// Maps x [rows, input] to [rows, output].
     pub fn forward(&self, tape: &mut Tape<'_>, x: &Var) -> Var {
         let last = self.layers.len() - 1;
         self.layers.iter().enumerate().fold(x.clone(), |x, (i, &layer)| {

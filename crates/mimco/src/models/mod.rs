@@ -1,8 +1,10 @@
-//! The models: vision transformers and the heads of the methods, with timm's parameter names.
+//! The models: vision transformers with timm's parameter names, their tokens, and the methods' heads.
 
 pub mod arch;
 pub mod backbone;
 pub mod heads;
-pub mod initialise;
+pub mod initialize;
 pub mod overrides;
+pub mod tokens;
 pub mod vit;
+mod vit_config;

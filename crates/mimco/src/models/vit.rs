@@ -1,182 +1,29 @@
-//! The vision transformer of Dosovitskiy et al. (2021) with pre-norm blocks, as timm names its parts.
+//! The vision transformer of Dosovitskiy et al. (2021) with pre-norm blocks and timm's parameter names.
 
-use super::arch::Arch;
-use super::initialise::{linear_uniform, truncated_normal, xavier_uniform};
+use super::initialize::{linear_uniform, truncated_normal, xavier_uniform};
+use super::tokens::{TokenRows, Tokens};
+use super::vit_config::CHANNELS;
+pub use super::vit_config::{IMAGENET_MEAN, IMAGENET_STD, NORM_EPS, Position, VitConfig};
+pub(crate) use super::vit_config::{LARGEST_IMAGE, MAX_PATCHES};
 use mimco_data::random::{Purpose, keyed, unit};
 use mimco_engine::ops::{DropPath, Layer, Masked, Norm, Prefix, Residual};
 use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
-use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Epsilon of every layer norm, timm's for ViTs.
-pub const NORM_EPS: f32 = 1e-6;
-/// Mean of ImageNet's channels, as torchvision and timm have it.
-pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// Their deviation.
-pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
-/// Most patches of an image; attention over more does not fit in memory.
-pub(crate) const MAX_PATCHES: usize = 16_384;
-/// Largest side of an image in pixels.
-pub(crate) const LARGEST_IMAGE: usize = 4096;
-const CHANNELS: usize = 3;
-
-/// How positions begin, and whether they are trained.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Position {
-    /// Trained, begun from a normal distribution.
-    Learned,
-    /// Fixed two-dimensional sines and cosines, the class token's row zero.
-    Sincos,
-}
-
-/// How random weights begin.
+/// Distribution of the initial weights.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Start {
-    /// Xavier uniform, q, k and v each on its own: MoCo v3's.
+pub enum Initialization {
+    /// Xavier uniform, with q, k and v as separate matrices: MoCo v3's.
     Xavier,
-    /// Normal of deviation 0.02, cut at two deviations: timm's and SimMIM's.
+    /// Normal with std 0.02, truncated at two std: timm's and SimMIM's.
     Normal,
 }
 
-/// All that fixes a vision transformer's shapes and meaning.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub struct VitConfig {
-    /// Width of a token.
-    pub width: usize,
-    /// Number of blocks.
-    pub depth: usize,
-    /// Attention heads of a block; shapes do not tell it, so it is always written down.
-    pub heads: usize,
-    /// Hidden width of a block's MLP.
-    pub mlp: usize,
-    /// Side of a patch in pixels.
-    pub patch: usize,
-    /// Side of the image in pixels.
-    pub image: usize,
-    /// Kind of positions.
-    pub position: Position,
-    /// Register tokens between the class token and the patches (Darcet et al. 2023).
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub registers: usize,
-    /// What LayerScale's factors of the branches begin with (1 where that is not known); 0 for a model without.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub layer_scale: f32,
-    /// Epsilon of every layer norm.
-    #[serde(default = "norm_eps", skip_serializing_if = "is_norm_eps")]
-    pub norm_eps: f32,
-    /// Mean of the training images' channels, values in 0..1.
-    pub mean: [f32; 3],
-    /// Deviation of the training images' channels.
-    pub std: [f32; 3],
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-fn norm_eps() -> f32 {
-    NORM_EPS
-}
-
-fn is_norm_eps(eps: &f32) -> bool {
-    *eps == NORM_EPS
-}
-
-impl VitConfig {
-    /// A model of these sizes without registers and LayerScale, with a head for every 64 of its width and ImageNet's statistics.
-    pub fn plain(width: usize, depth: usize, mlp: usize, patch: usize, image: usize) -> VitConfig {
-        VitConfig {
-            width,
-            depth,
-            heads: (width / 64).max(1),
-            mlp,
-            patch,
-            image,
-            position: Position::Learned,
-            registers: 0,
-            layer_scale: 0.0,
-            norm_eps: NORM_EPS,
-            mean: IMAGENET_MEAN,
-            std: IMAGENET_STD,
-        }
-    }
-
-    /// Patches along a side.
-    pub fn grid(&self) -> usize {
-        self.image / self.patch
-    }
-
-    /// Patches of an image.
-    pub fn patches(&self) -> usize {
-        self.grid() * self.grid()
-    }
-
-    /// Tokens before the patches: the class token and the registers.
-    pub fn prefix(&self) -> usize {
-        1 + self.registers
-    }
-
-    /// Tokens of an image.
-    pub fn tokens(&self) -> usize {
-        self.prefix() + self.patches()
-    }
-
-    /// Names and shapes of its parameters, as timm has them.
-    pub fn parameters(&self) -> Vec<(String, Vec<usize>)> {
-        let (d, mlp) = (self.width, self.mlp);
-        let mut all = vec![("cls_token".to_string(), vec![1, 1, d])];
-        all.extend((self.registers > 0).then(|| ("reg_token".to_string(), vec![1, self.registers, d])));
-        all.push(("pos_embed".into(), vec![1, self.patches() + 1, d]));
-        all.push(("patch_embed.proj.weight".into(), vec![d, CHANNELS, self.patch, self.patch]));
-        all.push(("patch_embed.proj.bias".into(), vec![d]));
-        for i in 0..self.depth {
-            let mut add = |part: &str, shape: &[usize]| all.push((format!("blocks.{i}.{part}"), shape.to_vec()));
-            for (name, inputs, outputs) in [("attn.qkv", d, 3 * d), ("attn.proj", d, d), ("mlp.fc1", d, mlp), ("mlp.fc2", mlp, d)] {
-                add(&format!("{name}.weight"), &[outputs, inputs]);
-                add(&format!("{name}.bias"), &[outputs]);
-            }
-            for part in ["norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"] {
-                add(part, &[d]);
-            }
-            if self.layer_scale != 0.0 {
-                add("ls1.gamma", &[d]);
-                add("ls2.gamma", &[d]);
-            }
-        }
-        all.extend(["norm.weight", "norm.bias"].map(|name| (name.to_string(), vec![d])));
-        all
-    }
-
-    /// The architecture's name; the heads are part of it, since shapes do not tell them.
-    pub fn name(&self) -> String {
-        let size = match Arch::named(self.width, self.depth) {
-            Some(arch) => arch.to_string(),
-            None => format!("w{}d{}", self.width, self.depth),
-        };
-        let registers = if self.registers > 0 { format!("_reg{}", self.registers) } else { String::new() };
-        let scale = if self.layer_scale != 0.0 { "_ls" } else { "" };
-        format!("vit_{size}_h{}_patch{}{registers}{scale}_{}", self.heads, self.patch, self.image)
-    }
-
-    /// Multiply-adds of one image's forward pass, twice (FLOP), attention included, where `read` tokens are asked of the last block.
-    pub fn forward_flop(&self, read: usize) -> f64 {
-        let (n, d, mlp) = (self.tokens() as f64, self.width as f64, self.mlp as f64);
-        let (attention, after) = (n * 3.0 * d * d + 2.0 * n * n * d, d * d + 2.0 * d * mlp);
-        2.0 * (self.depth as f64 * attention + ((self.depth - 1) as f64 * n + read as f64) * after) + self.embedding_flop()
-    }
-
-    /// The patch embedding's part of it.
-    pub fn embedding_flop(&self) -> f64 {
-        2.0 * self.patches() as f64 * self.width as f64 * (CHANNELS * self.patch * self.patch) as f64
-    }
-}
-
-/// A vision transformer's parameters by their places in a [`Parameters`].
+/// A vision transformer: its sizes and the ids of its parameters.
 #[derive(Clone)]
 pub struct Vit {
-    /// Its sizes.
+    /// Sizes of the model.
     pub config: VitConfig,
     patch: Layer,
     prefix: Prefix,
@@ -196,23 +43,34 @@ struct Block {
     gammas: [Option<ParameterId>; 2],
 }
 
-/// How one forward pass runs.
+/// Options of a forward pass.
 #[derive(Clone, Default)]
-pub struct Forward {
-    /// Patches to hide behind the mask token.
+pub struct ForwardOptions {
+    /// Patches that the mask token replaces.
     pub masked: Option<Masked>,
-    /// Drop path: the rate of the last block (the first has 0, linear between) and the key (seed, step) of its draws.
-    pub drop_path: Option<(f32, u64, u64)>,
-    /// Blocks to run; all unless told.
+    /// Drop path, if any.
+    pub drop_path: Option<DropPathOptions>,
+    /// Number of blocks to run; all of them where this is `None`.
     pub blocks: Option<usize>,
-    /// Token rows of the result, in rising order; all unless told. The last block works out these alone once its attention is done.
-    pub rows: Option<Arc<[usize]>>,
-    /// Keep each block's input alone and run it once more in the backward pass.
+    /// Tokens to compute after the last block's attention.
+    pub rows: TokenRows,
+    /// Whether each block keeps its input alone and runs again in the backward pass.
     pub recompute: bool,
 }
 
+/// Drop path of a forward pass (Huang et al. 2016).
+#[derive(Clone, Copy)]
+pub struct DropPathOptions {
+    /// Rate of the last block; it rises linearly from 0 at the first.
+    pub rate: f32,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Key of this pass among those of the run.
+    pub draw: u64,
+}
+
 impl Vit {
-    /// Adds the model's parameters, zeros, to a table; names are timm's behind `prefix`.
+    /// Adds the model's parameters to a table, as zeros. Names are `prefix` and timm's name.
     pub fn declare(config: &VitConfig, parameters: &mut Parameters, prefix: &str) -> Vit {
         let wanted = config.parameters();
         parameters.reserve(wanted.iter().map(|(_, shape)| &shape[..]));
@@ -235,7 +93,7 @@ impl Vit {
             gammas: ["ls1", "ls2"].map(|name| ids.get(&format!("blocks.{i}.{name}.gamma")).copied()),
         });
         for id in [Some(class), registers, Some(positions)].into_iter().flatten() {
-            parameters.entry_mut(id).decay = 0.0; // positions and tokens are not matrices, whatever their shape
+            parameters.entry_mut(id).decay = 0.0; // positions and tokens are not weight matrices
         }
         parameters.entry_mut(positions).trainable = config.position == Position::Learned;
         Vit {
@@ -248,7 +106,7 @@ impl Vit {
         }
     }
 
-    /// The same parameters under norms of another epsilon.
+    /// Returns the same model with another epsilon in every norm.
     pub fn with_norm_eps(&self, eps: f32) -> Vit {
         let mut vit = self.clone();
         vit.config.norm_eps = eps;
@@ -259,27 +117,27 @@ impl Vit {
         vit
     }
 
-    /// Random weights; zeros for biases, ones for norms.
-    pub fn initialise(&self, parameters: &mut Parameters, start: Start, seed: u64) {
+    /// Sets random weights keyed by the seed; biases to 0, norms to 1.
+    pub fn initialize(&self, parameters: &mut Parameters, start: Initialization, seed: u64) {
         let (d, mlp) = (self.config.width, self.config.mlp);
         let rng = &mut keyed(seed, Purpose::Init, 0, 0);
         let columns = CHANNELS * self.config.patch * self.config.patch;
         let matrix = |values: &mut [f32], inputs, outputs, rng: &mut _| match start {
-            Start::Xavier => xavier_uniform(values, inputs, outputs, rng),
-            Start::Normal => truncated_normal(values, 0.02, rng),
+            Initialization::Xavier => xavier_uniform(values, inputs, outputs, rng),
+            Initialization::Normal => truncated_normal(values, 0.02, rng),
         };
         match start {
-            Start::Xavier => xavier_uniform(parameters.get_mut(self.patch.weight), columns, d, rng),
-            Start::Normal => linear_uniform(parameters.get_mut(self.patch.weight), columns, rng), // as PyTorch begins a convolution
+            Initialization::Xavier => xavier_uniform(parameters.get_mut(self.patch.weight), columns, d, rng),
+            Initialization::Normal => linear_uniform(parameters.get_mut(self.patch.weight), columns, rng), // PyTorch's default for convolutions
         }
-        truncated_normal(parameters.get_mut(self.prefix.class), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
+        truncated_normal(parameters.get_mut(self.prefix.class), if start == Initialization::Xavier { 1e-6 } else { 0.02 }, rng);
         match self.config.position {
             Position::Learned => truncated_normal(parameters.get_mut(self.positions), 0.02, rng),
             Position::Sincos => sincos_positions(parameters.get_mut(self.positions), self.config.grid(), d),
         }
         for block in &self.blocks {
-            for third in parameters.get_mut(block.qkv.weight).chunks_exact_mut(d * d) {
-                matrix(third, d, d, rng);
+            for matrix_of_qkv in parameters.get_mut(block.qkv.weight).chunks_exact_mut(d * d) {
+                matrix(matrix_of_qkv, d, d, rng);
             }
             matrix(parameters.get_mut(block.proj.weight), d, d, rng);
             matrix(parameters.get_mut(block.fc1.weight), d, mlp, rng);
@@ -292,52 +150,54 @@ impl Vit {
             parameters.get_mut(gamma).fill(self.config.layer_scale);
         }
         if let Some(registers) = self.prefix.registers {
-            truncated_normal(parameters.get_mut(registers), if start == Start::Xavier { 1e-6 } else { 0.02 }, rng);
+            truncated_normal(parameters.get_mut(registers), if start == Initialization::Xavier { 1e-6 } else { 0.02 }, rng);
         }
     }
 
-    /// Keeps the patch embedding as it is (MoCo v3's stable variant: random and frozen).
+    /// Excludes the patch embedding from training (MoCo v3's stable variant).
     pub fn freeze_patch_embedding(&self, parameters: &mut Parameters) {
         for id in [Some(self.patch.weight), self.patch.bias].into_iter().flatten() {
             parameters.entry_mut(id).trainable = false;
         }
     }
 
-    /// Where each image's tokens begin: [batch + 1].
-    pub fn offsets(&self, batch: usize) -> Arc<[usize]> {
-        (0..=batch).map(|i| i * self.config.tokens()).collect()
-    }
-
-    /// Rows of the class tokens: `[batch]`.
-    pub fn class_rows(&self, batch: usize) -> Arc<[usize]> {
-        self.offsets(batch)[..batch].into()
-    }
-
-    /// Images [batch, 3, size, size] in 0..1 -> tokens after the final norm [batch · tokens, width], class token and registers first; with
-    /// `how.rows` these rows of them.
-    pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, how: &Forward) -> Var {
-        let batch = images.dims()[0];
-        let offsets = self.offsets(batch);
-        let hidden = how.masked.as_ref().map(|masked| &masked.places[..]);
-        let patches = tape.patch_embed(images, &self.config.mean, &self.config.std, self.patch, hidden);
-        let mut x = tape.tokens(&patches, batch, self.prefix, self.positions, how.masked.clone());
-        let depth = how.blocks.unwrap_or(self.blocks.len());
+    /// Computes the tokens of images [batch, 3, size, size] with values in 0..1, after the final norm.
+    ///
+    /// # Panics
+    /// Where images or mask are of another size than the model's.
+    pub fn forward<'a>(&self, tape: &mut Tape<'a>, images: &Tensor, options: &ForwardOptions) -> Tokens {
+        let (batch, config) = (images.dims()[0], &self.config);
+        let layout = Tokens::layout(batch, config.prefix(), config.grid(), &options.rows);
+        let offsets: Arc<[usize]> = (0..=batch).map(|image| image * config.tokens()).collect();
+        let masked = options.masked.as_ref().map(|masked| &masked.places[..]);
+        let patches = tape.patch_embed(images, &config.mean, &config.std, self.patch, masked); // [seen, width]
+        let mut x = tape.tokens(&patches, batch, self.prefix, self.positions, options.masked.clone()); // [batch · tokens, width]
+        let depth = options.blocks.unwrap_or(self.blocks.len());
         for (i, block) in self.blocks[..depth].iter().enumerate() {
-            let drops = how.drop_path.map_or([None, None], |(rate, seed, step)| {
-                let rate = rate * i as f32 / (self.blocks.len() - 1).max(1) as f32;
-                [0, 1].map(|branch| drop_path(rate, &offsets, seed, step, (2 * i + branch) as u64))
-            });
-            let (block, offsets, heads) = (*block, offsets.clone(), self.config.heads);
-            let rows = how.rows.clone().filter(|_| i + 1 == depth);
+            let drops = [0, 1].map(|branch| self.drop_path(&offsets, i, branch, options.drop_path));
+            let (block, offsets, heads) = (*block, offsets.clone(), config.heads);
+            let rows = layout.rows.clone().filter(|_| i + 1 == depth);
             let run = move |tape: &mut Tape<'a>, x: &Var| block.forward(tape, x, &offsets, heads, drops.clone(), rows.as_ref());
-            x = if how.recompute { tape.recompute(&x, run) } else { run(tape, &x) };
+            x = if options.recompute { tape.recompute(&x, run) } else { run(tape, &x) };
         }
-        tape.layer_norm(&x, self.norm)
+        let x = tape.layer_norm(&x, self.norm);
+        layout.tokens(x)
+    }
+
+    /// Draws the images that keep a branch, each with probability 1 - rate; the branch is scaled by 1 / (1 - rate).
+    fn drop_path(&self, offsets: &[usize], block: usize, branch: usize, options: Option<DropPathOptions>) -> Option<DropPath> {
+        let options = options?;
+        let rate = options.rate * block as f32 / (self.blocks.len() - 1).max(1) as f32;
+        if rate == 0.0 {
+            return None;
+        }
+        let mut rng = keyed(options.seed, Purpose::DropPath, options.draw, (2 * block + branch) as u64);
+        Some(DropPath::new(1.0 / (1.0 - rate), offsets, |_| unit(&mut rng) >= rate))
     }
 }
 
 impl Block {
-    /// x + attention(norm1(x)), then x + mlp(norm2(x)); of all rows, or of those that are asked for.
+    /// Computes x + attention(norm1(x)), then x + mlp(norm2(x)), for all rows or those given.
     fn forward(
         &self,
         tape: &mut Tape<'_>,
@@ -362,22 +222,13 @@ impl Block {
     }
 }
 
-/// Each image keeps the branch with probability 1 - rate, scaled to keep the mean.
-fn drop_path(rate: f32, offsets: &[usize], seed: u64, step: u64, place: u64) -> Option<DropPath> {
-    if rate == 0.0 {
-        return None;
-    }
-    let mut rng = keyed(seed, Purpose::DropPath, step, place);
-    Some(DropPath::new(1.0 / (1.0 - rate), offsets, |_| unit(&mut rng) >= rate))
-}
-
-/// Two-dimensional sines and cosines of temperature 10,000: a quarter of the width each for sin x, cos x, sin y, cos y;
-/// the class token's row is zero. [1 + grid², width]
+/// Fills position embeddings [1 + grid², width] with sines and cosines of temperature 10,000: a quarter
+/// of the width each for sin x, cos x, sin y, cos y. The class token's row is zero.
 fn sincos_positions(positions: &mut [f32], grid: usize, width: usize) {
     positions.fill(0.0);
     let quarter = width / 4;
-    for (place, row) in positions.chunks_exact_mut(width).skip(1).enumerate() {
-        let (y, x) = (place / grid, place % grid);
+    for (patch, row) in positions.chunks_exact_mut(width).skip(1).enumerate() {
+        let (y, x) = (patch / grid, patch % grid);
         for i in 0..quarter {
             let frequency = 10_000f64.powf(-(i as f64) / quarter as f64);
             let (ax, ay) = (x as f64 * frequency, y as f64 * frequency);
@@ -398,21 +249,21 @@ mod tests {
         let config = VitConfig { heads: 2, registers: 2, layer_scale: 0.5, ..VitConfig::plain(24, 3, 40, 4, 12) };
         let mut parameters = Parameters::new();
         let vit = Vit::declare(&config, &mut parameters, "");
-        vit.initialise(&mut parameters, Start::Xavier, 1);
+        vit.initialize(&mut parameters, Initialization::Xavier, 1);
         let pixels: Vec<f32> = (0..5 * 432).map(|i| (i * 37 % 101) as f32 / 100.0).collect();
         let images = Tensor::from_slice([5, 3, 12, 12], &pixels);
-        for drop_path in [None, Some((0.9, 1, 2))] {
-            let forward = |rows| {
-                let how = Forward { rows, drop_path, ..Forward::default() };
-                vit.forward(&mut Tape::inference(&parameters), &images, &how).value
+        let chosen: Arc<[bool]> = (0..45).map(|patch| [0, 8, 9, 20, 44].contains(&patch)).collect();
+        for drop_path in [None, Some(DropPathOptions { rate: 0.9, seed: 1, draw: 2 })] {
+            let features = |rows| {
+                let options = ForwardOptions { rows, drop_path, ..ForwardOptions::default() };
+                let tape = &mut Tape::inference(&parameters);
+                let tokens = vit.forward(tape, &images, &options);
+                [tokens.class(tape).value, tokens.patches(tape, &chosen).value].map(|x| x.to_f32().data().to_vec())
             };
-            let all = forward(None);
-            let rows = [0, 3, 12, 13, 29, 40, 59];
-            let some = forward(Some(rows[..].into()));
-            assert_eq!(some.dims(), [7, 24]);
-            for (some, row) in some.data().chunks_exact(24).zip(rows) {
-                let all = &all.data()[row * 24..][..24];
-                assert!(some.iter().zip(all).all(|(a, b)| (a - b).abs() < 1e-5), "row {row}");
+            let (all, some) = (features(TokenRows::All), features(TokenRows::ClassAnd(chosen.clone())));
+            assert_eq!([some[0].len(), some[1].len()], [5 * 24, 5 * 24]);
+            for (some, all) in some.iter().flatten().zip(all.iter().flatten()) {
+                assert!((some - all).abs() < 1e-5, "{some} for {all}");
             }
         }
     }

@@ -1,14 +1,15 @@
-//! From a recipe and `key=value` settings to the stages of a run. Defaults, then the recipe, then the settings; an unknown key is an error
-//! that names the nearest one.
+//! Resolves a recipe and `key=value` settings to the stages of a run. Settings override the recipe, which
+//! overrides the defaults. An unknown key is an error that names the nearest one.
 
-use super::{Config, MethodName, one_line};
+use super::config::Config;
+use super::flat::{flatten, one_line};
+use super::method::MethodSettings;
 use crate::Error;
 use crate::models::overrides::BackboneOverrides;
 use serde::Serialize;
-use std::collections::BTreeMap;
 use toml::{Table, Value};
 
-/// The built-in recipes: name and text.
+/// Built-in recipes: name and text.
 pub const RECIPES: [(&str, &str); 7] = [
     ("demo", include_str!("../../../../recipes/demo.toml")),
     ("moco_v3_vit_small", include_str!("../../../../recipes/moco_v3_vit_small.toml")),
@@ -18,39 +19,44 @@ pub const RECIPES: [(&str, &str); 7] = [
     ("moco_v3_photos", include_str!("../../../../recipes/moco_v3_photos.toml")),
     ("mimco_photos", include_str!("../../../../recipes/mimco_photos.toml")),
 ];
-/// What runs where no recipe is named.
+/// Recipe of a run that names none.
 const DEFAULT_RECIPE: &str = "mimco_photos";
-/// What stands before a setting of the teacher's stage.
+/// Method of a recipe that names none.
+const DEFAULT_METHOD: &str = "mimco";
+/// Method of a teacher's stage that names none.
+const DEFAULT_TEACHER: &str = "moco_v3";
+/// Prefix of the settings of the teacher's stage.
 const TEACHER: &str = "teacher.";
 
-/// Where a stage-2 run's teacher comes from.
+/// Source of the teacher.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Teacher {
-    /// A file that is given: stage 2 alone.
+    /// A given file: the run trains the student alone.
     Given,
-    /// The run's own first stage.
+    /// The run's first stage.
     Trained,
 }
 
 /// The stages of a run.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct Plan {
-    /// The stage that the run is for.
+    /// The main stage.
     #[serde(flatten)]
     pub main: Config,
-    /// The teacher's stage, before it.
+    /// The teacher's stage, which runs first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher: Option<Config>,
 }
 
 impl Plan {
-    /// Resolves a recipe (a built-in name or a file; none is the photos') with settings over it.
+    /// Resolves a recipe (a built-in name or a file; without one, the recipe for photos) and settings.
     ///
-    /// A setting goes to every stage that has it; `teacher.KEY=VALUE` to the teacher's stage alone, and wins. Of a given teacher,
-    /// `teacher.model.heads`, `teacher.data.mean` and `teacher.data.std` say what its file does not.
+    /// A setting applies to every stage that has it. `teacher.KEY=VALUE` applies to the teacher's stage
+    /// alone and takes precedence. For a given teacher, `teacher.model.heads`, `teacher.data.mean` and
+    /// `teacher.data.std` override or complete what its file contains.
     ///
     /// # Errors
-    /// A recipe that is not there, an unknown key, a value that cannot be.
+    /// A recipe that does not exist, an unknown key, or an invalid value.
     pub fn resolve(recipe: Option<&str>, settings: &[String], teacher: Teacher) -> Result<Plan, Error> {
         let name = recipe.unwrap_or(DEFAULT_RECIPE);
         let mut table = read_recipe(name)?;
@@ -61,27 +67,24 @@ impl Plan {
         };
         let mut given_teacher: Option<BackboneOverrides> = match table.remove("given_teacher").map(Value::try_into) {
             None => None,
-            Some(Ok(told)) => Some(told),
+            Some(Ok(overrides)) => Some(overrides),
             Some(Err(e)) => return Err(Error::Setting(format!("recipe {name}: given_teacher: {}", one_line(e.message())))),
         };
-        let main = stage(table, MethodName::Mimco, name)?;
-        let wants_teacher = main.get("method").and_then(Value::as_str) == Some("mimco");
-        if !wants_teacher && teacher == Teacher::Given {
-            return Err(Error::Setting(format!(
-                "recipe {name} trains a teacher and has no use for --teacher; leave it out, or name a mimco recipe"
-            )));
+        let (main, needs_teacher) = stage(table, DEFAULT_METHOD, name)?;
+        if !needs_teacher && teacher == Teacher::Given {
+            return Err(Error::Setting(format!("recipe {name} does not use a teacher; leave --teacher out, or name a mimco recipe")));
         }
         let mut stages = vec![("", main)];
-        if wants_teacher && teacher == Teacher::Trained {
+        if needs_teacher && teacher == Teacher::Trained {
             stages.push((TEACHER, teacher_stage(teacher_table, &stages[0].1, name)?));
         }
         let mut settings = settings.to_vec();
-        if wants_teacher && teacher == Teacher::Given {
+        if needs_teacher && teacher == Teacher::Given {
             let of_teacher: Vec<String> = settings.extract_if(.., |s| s.starts_with(TEACHER)).collect();
             let inner: Vec<String> = of_teacher.iter().map(|s| s.trim_start_matches(TEACHER).to_string()).collect();
-            let told = BackboneOverrides::from_settings(&inner).map_err(|e| Error::Setting(format!("{TEACHER}{e}")))?;
-            let told = told.or(given_teacher.unwrap_or_default());
-            given_teacher = (told != BackboneOverrides::default()).then_some(told);
+            let overrides = BackboneOverrides::from_settings(&inner).map_err(|e| Error::Setting(format!("{TEACHER}{e}")))?;
+            let overrides = overrides.or(given_teacher.unwrap_or_default());
+            given_teacher = (overrides != BackboneOverrides::default()).then_some(overrides);
         } else {
             given_teacher = None;
         }
@@ -89,20 +92,20 @@ impl Plan {
         let mut configs = stages.into_iter().map(|(prefix, table)| {
             let mut config: Config = table.try_into().map_err(|e: toml::de::Error| Error::Setting(one_line(&e.to_string())))?;
             config.check().map_err(|e| Error::Setting(format!("{prefix}{e}")))?;
-            config.precision = config.precision.resolved(); // a run goes on in the one that it began in
+            config.precision = config.precision.resolved(); // a resumed run keeps the precision that it started in
             Ok::<Config, Error>(config)
         });
         let main = configs.next().unwrap_or_else(|| Err(Error::Setting("a run needs a stage".into())))?;
         Ok(Plan { main: Config { given_teacher, ..main }, teacher: configs.next().transpose()? })
     }
 
-    /// The resolved settings of all stages, for `--print-config`; a recipe that gives the same.
+    /// Returns the resolved settings of all stages, in the form of a recipe.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).unwrap_or_default()
     }
 }
 
-/// A built-in recipe by its name, or a file.
+/// Reads a built-in recipe, or a file.
 fn read_recipe(name: &str) -> Result<Table, Error> {
     let text = match RECIPES.iter().find(|(built_in, _)| *built_in == name) {
         Some((_, text)) => text.to_string(),
@@ -111,29 +114,35 @@ fn read_recipe(name: &str) -> Result<Table, Error> {
         None => {
             let names: Vec<&str> = RECIPES.iter().map(|(name, _)| *name).collect();
             let nearest = nearest(name, names.iter().copied()).map_or(String::new(), |n| format!("; did you mean {n}?"));
-            return Err(Error::Setting(format!("there is no recipe {name}{nearest} Built in: {}; or give a .toml file", names.join(", "))));
+            return Err(Error::Setting(format!(
+                "there is no recipe {name}{nearest} Built-in recipes: {}; or give a .toml file",
+                names.join(", ")
+            )));
         }
     };
     toml::from_str(&text).map_err(|e| Error::Setting(format!("recipe {name}: {}", one_line(&e.to_string()))))
 }
 
-/// A method's defaults with a recipe's table over them.
-fn stage(over: Table, fallback: MethodName, recipe: &str) -> Result<Table, Error> {
-    let method = match over.get("method").map(|m| m.clone().try_into::<MethodName>()) {
+/// Resolves a recipe's table over its method's defaults. Returns whether the method needs a teacher too.
+fn stage(over: Table, fallback: &str, recipe: &str) -> Result<(Table, bool), Error> {
+    let name = match over.get("method") {
         None => fallback,
-        Some(Ok(method)) => method,
-        Some(Err(_)) => return Err(Error::Setting(format!("recipe {recipe}: method is moco_v3 or mimco"))),
+        Some(Value::String(name)) => name,
+        Some(_) => return Err(Error::Setting(format!("recipe {recipe}: method is not a name"))),
     };
-    let mut table = to_table(&Config::defaults(method));
-    for (key, value) in flat(&over, "") {
+    let method = MethodSettings::named(name).map_err(|e| Error::Setting(format!("recipe {recipe}: {e}")))?;
+    let needs_teacher = method.spec().needs_teacher();
+    let mut table = Config::defaults(method).to_table();
+    for (key, value) in flatten(&over) {
         set(&mut table, &key, value, &format!("recipe {recipe}: "))?;
     }
-    Ok(table)
+    Ok((table, needs_teacher))
 }
 
-/// The teacher's stage: a recipe that it names (`recipe = "..."`) or the defaults with the student's model and data, and its table over that.
+/// Resolves the teacher's stage: the recipe that it names (`recipe = "..."`), or the defaults with the
+/// student's model and data, under its own table.
 fn teacher_stage(mut over: Table, main: &Table, recipe: &str) -> Result<Table, Error> {
-    let mut base = match over.remove("recipe") {
+    let base = match over.remove("recipe") {
         Some(Value::String(name)) => read_recipe(&name)?,
         Some(_) => return Err(Error::Setting(format!("recipe {recipe}: teacher.recipe is the name of a recipe"))),
         None => {
@@ -141,18 +150,17 @@ fn teacher_stage(mut over: Table, main: &Table, recipe: &str) -> Result<Table, E
             main.iter().filter(|(key, _)| shared.contains(&key.as_str())).map(|(k, v)| (k.clone(), v.clone())).collect()
         }
     };
-    base.entry("method").or_insert(Value::String("moco_v3".into()));
-    let mut table = stage(base, MethodName::MocoV3, recipe)?;
-    if table.get("method").and_then(Value::as_str) != Some("moco_v3") {
-        return Err(Error::Setting(format!("recipe {recipe}: the teacher's method is moco_v3")));
+    let (mut table, needs_teacher) = stage(base, DEFAULT_TEACHER, recipe)?;
+    if needs_teacher {
+        return Err(Error::Setting(format!("recipe {recipe}: the teacher's method needs a teacher itself; give moco_v3")));
     }
-    for (key, value) in flat(&over, "") {
+    for (key, value) in flatten(&over) {
         set(&mut table, &key, value, &format!("recipe {recipe}: teacher."))?;
     }
     Ok(table)
 }
 
-/// Settings `key=value` over the stages.
+/// Applies settings `key=value` to the stages.
 fn apply(stages: &mut [(&str, Table)], settings: &[String]) -> Result<(), Error> {
     let (for_teacher, for_all): (Vec<&String>, Vec<&String>) = settings.iter().partition(|s| s.starts_with(TEACHER));
     for setting in for_all {
@@ -162,13 +170,13 @@ fn apply(stages: &mut [(&str, Table)], settings: &[String]) -> Result<(), Error>
         }
         let mut known = false;
         for (prefix, table) in stages.iter_mut() {
-            if flat(table, "").contains_key(key) {
+            if flatten(table).contains_key(key) {
                 set(table, key, value.clone(), prefix)?;
                 known = true;
             }
         }
         if !known {
-            let keys = stages.iter().flat_map(|(_, table)| flat(table, "").into_keys()).collect::<Vec<_>>();
+            let keys = stages.iter().flat_map(|(_, table)| flatten(table).into_keys()).collect::<Vec<_>>();
             return Err(unknown(key, keys.iter().map(String::as_str), ""));
         }
     }
@@ -177,7 +185,7 @@ fn apply(stages: &mut [(&str, Table)], settings: &[String]) -> Result<(), Error>
         let (_, table) = stages
             .iter_mut()
             .find(|(prefix, _)| *prefix == TEACHER)
-            .ok_or_else(|| Error::Setting(format!("{key}: this run trains no teacher; leave it out")))?;
+            .ok_or_else(|| Error::Setting(format!("{key}: this run trains no teacher; leave the setting out")))?;
         set(table, key.trim_start_matches(TEACHER), value, TEACHER)?;
     }
     Ok(())
@@ -193,10 +201,10 @@ fn split(setting: &str) -> Result<(&str, Value), Error> {
     Ok((key, value.unwrap_or(Value::String(text.into()))))
 }
 
-/// Puts a value where the key is known and the value is of its kind.
+/// Sets a known key to a value of its type.
 fn set(table: &mut Table, key: &str, value: Value, prefix: &str) -> Result<(), Error> {
-    if !flat(table, "").contains_key(key) {
-        let keys = flat(table, "").into_keys().collect::<Vec<_>>();
+    if !flatten(table).contains_key(key) {
+        let keys = flatten(table).into_keys().collect::<Vec<_>>();
         return Err(unknown(key, keys.iter().map(String::as_str), prefix));
     }
     let mut at = &mut *table;
@@ -225,7 +233,7 @@ fn teacher_of(prefix: &str) -> &str {
     if prefix.ends_with(TEACHER) { TEACHER } else { "" }
 }
 
-/// The likeliest of the known names: by its last part where that alone was given, else by the fewest edits.
+/// Returns the known name at the smallest edit distance, compared as a whole or by its last part.
 fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let distance = |known: &str| {
         let last = known.rsplit('.').next().unwrap_or(known);
@@ -234,37 +242,12 @@ fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a s
     known.min_by_key(|known| distance(known))
 }
 
-fn to_table(config: &Config) -> Table {
-    Table::try_from(config).unwrap_or_default()
-}
-
-/// Dotted keys and their values.
-fn flat(table: &Table, prefix: &str) -> BTreeMap<String, Value> {
-    let mut all = BTreeMap::new();
-    for (key, value) in table {
-        let key = format!("{prefix}{key}");
-        match value {
-            Value::Table(inner) => all.extend(flat(inner, &format!("{key}."))),
-            value => _ = all.insert(key, value.clone()),
-        }
-    }
-    all
-}
-
-/// Dotted keys and their values as text; numbers as they were meant, not with the digits of their widening.
-pub(super) fn flatten(config: &Config) -> BTreeMap<String, String> {
-    let show = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        Value::Float(number) => (*number as f32).to_string(),
-        other => other.to_string(),
-    };
-    flat(&to_table(config), "").into_iter().map(|(key, value)| (key, show(&value))).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Arch, Auto, PatchLoss};
+    use crate::methods::settings::mimco::PatchLoss;
+    use crate::models::arch::Arch;
+    use crate::values::Auto;
 
     fn resolve(recipe: Option<&str>, settings: &[&str]) -> Result<Plan, String> {
         let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
@@ -275,7 +258,7 @@ mod tests {
     fn every_recipe_resolves_and_begins_with_its_command() {
         for (name, text) in RECIPES {
             let plan = resolve(Some(name), &[]).unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert_eq!(plan.teacher.is_some(), plan.main.method == MethodName::Mimco, "{name}");
+            assert_eq!(plan.teacher.is_some(), plan.main.method.spec().needs_teacher(), "{name}");
             let command = text.lines().next().unwrap_or_default();
             assert!(
                 command.starts_with("# ")
@@ -306,8 +289,10 @@ mod tests {
         let teacher = plan.teacher.unwrap();
         assert_eq!((plan.main.train.epochs, teacher.train.epochs), (3, 7));
         assert_eq!((plan.main.model.arch, teacher.model.arch), (Arch::Small, Arch::Small));
-        assert_eq!(plan.main.mimco.unwrap().patch_loss, PatchLoss::L1);
-        assert_eq!(teacher.moco_v3.unwrap().out, 8);
+        let MethodSettings::Mimco(student) = plan.main.method else { panic!("the student's method") };
+        assert_eq!(student.mimco.patch_loss, PatchLoss::L1);
+        let MethodSettings::MocoV3(teacher_settings) = teacher.method else { panic!("the teacher's method") };
+        assert_eq!(teacher_settings.moco_v3.out, 8);
         assert_eq!(teacher.data.mean, [0.0, 0.5, 1.0]);
     }
 

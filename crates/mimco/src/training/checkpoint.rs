@@ -1,11 +1,13 @@
-//! Checkpoints: all that a run needs to go on as if nothing had happened, in one safetensors file, written whole or not at all.
+//! Checkpoints: everything that a run needs to continue with the same bits, in one safetensors file that
+//! is written completely or not at all.
 
 use super::info::backbone_info;
+use super::metrics::Position;
 use crate::Error;
 use crate::interop::info::KEY as INFO_KEY;
 use crate::interop::read::weights::Weights;
 use crate::interop::write::safetensors;
-use crate::methods::Method;
+use crate::methods::{Figures, Method};
 use crate::settings::Config;
 use mimco_engine::optim::Optimizer;
 use serde::{Deserialize, Serialize};
@@ -14,39 +16,57 @@ use std::path::Path;
 
 const KEY: &str = "mimco_checkpoint";
 
-/// Where a run stands, beside its arrays.
+/// Position of a run, next to its arrays.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// What the run trains on: digests of the settings, the images and the teacher. Another one is another run.
+    /// Digests of settings, images, teacher and initial weights. Another identity is another run.
     pub identity: String,
     /// Updates done or skipped.
     pub step: u64,
-    /// Updates the optimizer has done.
+    /// Updates done.
     pub optimizer_steps: u64,
-    /// Epoch under way.
+    /// Current epoch, from 0.
     pub epoch: u64,
-    /// Batches of it already used.
+    /// Batches of the epoch already used.
     pub batch: u64,
-    /// Steps skipped because something was not finite.
+    /// Steps skipped because loss or gradient were not finite.
     pub skipped: u64,
-    /// How many of them in a row, up to now.
+    /// Number of consecutive skipped steps up to this one.
     pub skipped_in_a_row: u64,
     /// Sums and counts of figures since the last line of metrics.
     pub pending: BTreeMap<String, (f64, u64)>,
-    /// Images found to be unreadable so far.
+    /// Samples that could not be read.
     pub broken: BTreeSet<u32>,
-    /// Best kNN accuracy so far.
+    /// Best kNN accuracy so far, in percent.
     pub best_knn: Option<f64>,
-    /// How far the metrics files go.
-    pub metrics: crate::training::metrics::Position,
-    /// Whether the run has come to its end, with its export written.
+    /// Position in the metrics files.
+    pub metrics: Position,
+    /// Whether the run is finished and its export written.
     pub finished: bool,
 }
 
-/// Writes a checkpoint: parameters, optimizer, the method's state, `progress`, and what its backbone is, so that it can be evaluated too.
+impl Progress {
+    /// Adds the figures of an update to the sums since the last line of metrics.
+    pub(super) fn add_figures(&mut self, figures: &Figures) {
+        for (name, value) in figures {
+            let (sum, count) = self.pending.entry(name.to_string()).or_default();
+            *sum += value;
+            *count += 1;
+        }
+    }
+
+    /// Returns the means of the figures since the last call.
+    pub(super) fn take_means(&mut self) -> BTreeMap<String, f64> {
+        let pending = std::mem::take(&mut self.pending);
+        pending.into_iter().map(|(name, (sum, count))| (name, sum / count.max(1) as f64)).collect()
+    }
+}
+
+/// Writes parameters, optimizer, the method's state, `progress` and the description of the backbone, so
+/// that other verbs can read the checkpoint too.
 ///
 /// # Errors
-/// Where it cannot be written; the checkpoint before it stays.
+/// A file that cannot be written; the previous checkpoint stays.
 pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let parameters = method.parameters();
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
@@ -64,10 +84,10 @@ pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optim
     safetensors::write_f32(path, &tensors, &BTreeMap::from([(KEY.to_string(), json), (INFO_KEY.to_string(), info)]))
 }
 
-/// Reads where a checkpoint stands, without its arrays.
+/// Reads the position of a checkpoint, without its arrays.
 ///
 /// # Errors
-/// What is not a checkpoint.
+/// A file that cannot be read or is not a checkpoint.
 pub fn progress(path: &Path) -> Result<Progress, Error> {
     parse(path, &Weights::open(path).map_err(|e| unreadable(path, e))?.texts)
 }
@@ -77,10 +97,7 @@ fn unreadable(path: &Path, error: Error) -> Error {
         Error::File { what, .. } => what,
         other => other.to_string(),
     };
-    Error::file(
-        path,
-        format!("the run's checkpoint cannot be read: {what}; put a whole copy of it there, or use --overwrite to start anew"),
-    )
+    Error::file(path, format!("the run's checkpoint cannot be read: {what}; restore an intact copy, or use --overwrite to start anew"))
 }
 
 fn parse(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Progress, Error> {
@@ -90,14 +107,17 @@ fn parse(path: &Path, metadata: &BTreeMap<String, String>) -> Result<Progress, E
     serde_json::from_str(json).map_err(|e| Error::file(path, format!("its position cannot be read ({e}); use --overwrite to start anew")))
 }
 
-/// Takes a run up where the checkpoint left it.
+/// Restores the method and the optimizer from a checkpoint, and returns its position.
+///
+/// # Errors
+/// A file that cannot be read, or that lacks an array or has one of another size.
 pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) -> Result<Progress, Error> {
     let file = Weights::open(path).map_err(|e| unreadable(path, e))?;
     let progress = parse(path, &file.texts)?;
     let take = |name: &str, elements: usize| -> Result<Vec<f32>, Error> {
         let tensor = match file.tensors.contains_key(name) {
             true => file.read(name).map_err(|e| unreadable(path, e))?,
-            false if elements == 0 => Vec::new(), // an array that need not be there
+            false if elements == 0 => Vec::new(), // an optional array
             false => return Err(Error::file(path, format!("lacks `{name}`; use --overwrite to start anew"))),
         };
         if elements != 0 && tensor.len() != elements {

@@ -1,7 +1,7 @@
-//! What a training says: a bar on a terminal, plain lines elsewhere, all of it in `train.log`.
+//! Progress of a training: a bar on a terminal, plain lines elsewhere, and every line in `train.log`.
 
+use super::monitor::Evaluation;
 use super::run_folder::RunFolder;
-use super::watch::Looked;
 use crate::Error;
 use crate::methods::Figures;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -10,18 +10,18 @@ use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::sync::Mutex;
 
-/// The words of a run.
-pub struct Console {
+/// Screen and log of a run.
+pub(super) struct Console {
     bar: ProgressBar,
     file: Mutex<File>,
     broken: Mutex<BTreeSet<String>>,
 }
 
 impl Console {
-    /// Appends to the run's `train.log`; draws a bar where standard error is a terminal.
+    /// Appends to the run's `train.log`; draws a bar if standard error is a terminal.
     ///
     /// # Errors
-    /// Where the log cannot be opened a second time.
+    /// A log that cannot be opened.
     pub fn open(folder: &RunFolder) -> Result<Console, Error> {
         let file = folder.log().try_clone().map_err(|e| Error::file(&folder.path, crate::files::describe(&e)))?;
         let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
@@ -32,36 +32,36 @@ impl Console {
         Ok(Console { bar, file: Mutex::new(file), broken: Mutex::default() })
     }
 
-    /// One line for the screen and the log.
-    pub fn say(&self, line: &str) {
-        self.log(line);
+    /// Writes a line to the screen and to `train.log`.
+    pub fn log(&self, line: &str) {
+        self.write_to_file(line);
         self.bar.suspend(|| tracing::info!("{line}"));
     }
 
-    /// One line for the log alone; a full disk must not end a training for its log's sake.
-    fn log(&self, line: &str) {
+    /// Writes a line to `train.log`. A failure is ignored: a full disk must not end a training for its log.
+    fn write_to_file(&self, line: &str) {
         if let Ok(mut file) = self.file.lock() {
             let _ = writeln!(file, "{line}");
         }
     }
 
-    /// The bar begins at `step` of `total`.
-    pub fn begin(&self, step: u64, total: u64) {
+    /// Starts the bar at `step` of `total`.
+    pub fn start_bar(&self, step: u64, total: u64) {
         self.bar.set_length(total);
         self.bar.set_position(step);
         self.bar.reset_eta();
     }
 
-    /// The bar moves on.
-    pub fn step(&self, step: u64, figures: &Figures) {
+    /// Moves the bar to `step` and shows the loss.
+    pub fn move_bar(&self, step: u64, figures: &Figures) {
         self.bar.set_position(step);
         if let Some(loss) = figures.get("train/loss") {
             self.bar.set_message(format!("loss {loss:.3}"));
         }
     }
 
-    /// A line of metrics: plain where there is no bar.
-    pub fn line(&self, step: u64, total: u64, epoch: u64, epochs: u64, line: &BTreeMap<String, f64>) {
+    /// Writes a line of metrics: to `train.log`, and to the screen where there is no bar.
+    pub fn metrics(&self, step: u64, total: u64, epoch: u64, epochs: u64, line: &BTreeMap<String, f64>) {
         let get = |name: &str| line.get(name).copied().unwrap_or(f64::NAN);
         let wait = get("perf/data_wait") * 100.0;
         let text = format!(
@@ -71,38 +71,38 @@ impl Console {
             get("optim/lr"),
             get("optim/grad_norm"),
             get("perf/img_per_s"),
-            if wait > 10.0 { " (images come too slowly: raise data.workers, or shrink the images once)" } else { "" }
+            if wait > 10.0 { " (loading is too slow: raise data.workers, or shrink the images once with `mimco pack`)" } else { "" }
         );
-        self.log(&text);
+        self.write_to_file(&text);
         if self.bar.is_hidden() {
             tracing::info!("{text}");
         }
     }
 
-    /// What was seen of the features.
-    pub fn looked(&self, epoch: u64, looked: &Looked) {
-        let figures: Vec<String> = looked.figures.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
-        self.say(&format!("after epoch {epoch}: {}", figures.join(", ")));
-        if let Some(warning) = &looked.warning {
-            self.say(&format!("warning: {warning}"));
+    /// Writes the result of an evaluation.
+    pub fn evaluation(&self, epoch: u64, evaluation: &Evaluation) {
+        let figures: Vec<String> = evaluation.metrics.iter().map(|(name, value)| format!("{name} {value:.3}")).collect();
+        self.log(&format!("after epoch {epoch}: {}", figures.join(", ")));
+        if let Some(warning) = &evaluation.collapse_warning {
+            self.log(&format!("warning: {warning}"));
         }
     }
 
-    /// Names each broken image once.
+    /// Names each unreadable image once.
     pub fn report_broken(&self, all: &[(String, String)]) {
-        let Ok(mut told) = self.broken.lock() else { return };
-        let new: Vec<_> = all.iter().filter(|(name, _)| told.insert(name.clone())).collect();
+        let Ok(mut reported) = self.broken.lock() else { return };
+        let new: Vec<_> = all.iter().filter(|(name, _)| reported.insert(name.clone())).collect();
         if !new.is_empty() {
             for (name, reason) in &new {
-                self.log(&format!("skipped {name}: {reason}"));
+                self.write_to_file(&format!("skipped {name}: {reason}"));
             }
-            let total = told.len();
+            let total = reported.len();
             self.bar.suspend(|| tracing::warn!("{total} images cannot be read and were replaced by others; train.log names them"));
         }
     }
 
-    /// The bar goes.
-    pub fn end(&self) {
+    /// Removes the bar.
+    pub fn end_bar(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -1,4 +1,4 @@
-//! The run folder: what a training leaves, and what it finds when the same command runs again.
+//! The run folder: the files of a training.
 
 use super::metrics::{EVENTS, LINES as METRICS};
 use crate::settings::Config;
@@ -13,11 +13,11 @@ const CHECKPOINTS: &str = "checkpoints";
 const EXPORT: &str = "export";
 const LOG: &str = "train.log";
 const TEACHER: &str = "teacher";
-const INDEX: &str = "images.index";
-/// The files that a run may have written. `--overwrite` removes these and nothing else, what tells a run apart last, so that an interrupted
-/// removal can be taken up again.
+const LISTING: &str = "images.index";
+/// Files that a run may have written. `--overwrite` removes these and nothing else. `config.toml`, which
+/// marks the folder as a run, goes last, so that an interrupted removal can be repeated.
 const OURS: [&str; 12] = [
-    INDEX,
+    LISTING,
     "checkpoints/last.safetensors",
     "checkpoints/best.safetensors",
     "export/backbone.safetensors",
@@ -31,19 +31,20 @@ const OURS: [&str; 12] = [
     CONFIG,
 ];
 
-/// A run folder and its files, held against other runs while this lives.
+/// A run folder, locked against other runs.
 pub struct RunFolder {
-    /// The folder itself.
+    /// Path of the folder.
     pub path: PathBuf,
-    /// `train.log`, locked.
+    /// The locked `train.log`.
     log: File,
 }
 
 impl RunFolder {
-    /// Whether a run of `config` can begin, go on or, with `overwrite`, begin anew in a folder; nothing is made.
+    /// Checks whether a run of `config` can start or resume in a folder, or start anew with `overwrite`.
+    /// Changes nothing.
     ///
     /// # Errors
-    /// Where it holds a run of other settings or other people's files.
+    /// A folder with a run of other settings, or with files that are not a run's.
     pub fn check(path: &Path, config: &Config, overwrite: bool) -> Result<(), Error> {
         if path.exists() && !path.is_dir() {
             return Err(Error::file(path, "is a file, not a folder; give --out another name"));
@@ -74,13 +75,14 @@ impl RunFolder {
         Ok(())
     }
 
-    /// Opens or makes a folder that [`RunFolder::check`] found fit, and keeps other runs out.
+    /// Opens or creates a folder that passed [`RunFolder::check`], and locks it.
     ///
     /// # Errors
-    /// Where it cannot be made, or another process trains in it.
+    /// A folder that cannot be created, or in which another process trains.
     pub fn open(path: &Path) -> Result<RunFolder, Error> {
         for path in [path.to_path_buf(), path.join(CHECKPOINTS), path.join(EXPORT)] {
-            fs::create_dir_all(&path).map_err(|e| Error::file(&path, format!("cannot be made: {e}; give --out a folder you may write")))?;
+            fs::create_dir_all(&path)
+                .map_err(|e| Error::file(&path, format!("cannot be created: {e}; give --out a folder that you can write to")))?;
         }
         let log_path = path.join(LOG);
         let log = File::options().create(true).append(true).open(&log_path).map_err(|e| Error::file(&log_path, files::describe(&e)))?;
@@ -88,10 +90,10 @@ impl RunFolder {
         Ok(RunFolder { path: path.to_path_buf(), log })
     }
 
-    /// Removes what a run has left in `path` and its `teacher/`, and nothing else.
+    /// Removes a run's files from `path` and its `teacher/`, and nothing else.
     ///
     /// # Errors
-    /// Where another process trains there, or something cannot be removed.
+    /// A folder in which another process trains, or a file that cannot be removed.
     pub fn clear(path: &Path) -> Result<(), Error> {
         let folders = [path.to_path_buf(), path.join(TEACHER)];
         let logs: Vec<(PathBuf, File)> =
@@ -104,7 +106,7 @@ impl RunFolder {
             }
         }
         logs.iter().try_for_each(|(log, _)| remove(log))?;
-        // What is left in these is somebody else's, and stays with its folder.
+        // Folders that hold other files stay.
         for folder in folders.iter().rev() {
             let _ = fs::remove_dir(folder.join(CHECKPOINTS));
             let _ = fs::remove_dir(folder.join(EXPORT));
@@ -113,68 +115,68 @@ impl RunFolder {
         Ok(())
     }
 
-    /// `train.log`, to append to.
+    /// Returns `train.log`, open for appending.
     pub fn log(&self) -> &File {
         &self.log
     }
 
-    /// `config.toml`
+    /// Returns the path of `config.toml`.
     pub fn config(&self) -> PathBuf {
         self.path.join(CONFIG)
     }
 
-    /// `environment.json`
+    /// Returns the path of `environment.json`.
     pub fn environment(&self) -> PathBuf {
         self.path.join(ENVIRONMENT)
     }
 
-    /// `checkpoints/`
+    /// Returns the path of `checkpoints/`.
     pub fn checkpoints(&self) -> PathBuf {
         self.path.join(CHECKPOINTS)
     }
 
-    /// The checkpoint to resume from.
+    /// Returns the path of the checkpoint to resume from.
     pub fn last(&self) -> PathBuf {
         self.checkpoints().join("last.safetensors")
     }
 
-    /// The checkpoint with the best kNN accuracy.
+    /// Returns the path of the checkpoint with the best kNN accuracy.
     pub fn best(&self) -> PathBuf {
         self.checkpoints().join("best.safetensors")
     }
 
-    /// `export/`
+    /// Returns the path of `export/`.
     pub fn export(&self) -> PathBuf {
         self.path.join(EXPORT)
     }
 
-    /// The exported backbone.
+    /// Returns the path of the exported backbone.
     pub fn backbone(&self) -> PathBuf {
         self.export().join("backbone.safetensors")
     }
 
-    /// Where the training images lie, if they are many; of a run in `path`.
-    pub fn index(path: &Path) -> PathBuf {
-        path.join(INDEX)
+    /// Returns the path of the listing of many training images, for a run in `path`.
+    pub fn listing(path: &Path) -> PathBuf {
+        path.join(LISTING)
     }
 
-    /// `report.html`
+    /// Returns the path of `report.html`.
     pub fn report(&self) -> PathBuf {
         self.path.join("report.html")
     }
 
-    /// `metrics.jsonl`
+    /// Returns the path of `metrics.jsonl`.
     pub fn metrics(&self) -> PathBuf {
         self.path.join(METRICS)
     }
 }
 
-/// Whether a run's settings lie there.
+/// Returns whether a folder contains the settings of a run.
 fn is_run(path: &Path) -> bool {
-    fs::read_to_string(path.join(CONFIG)).is_ok_and(|text| text.starts_with("method = "))
+    fs::read_to_string(path.join(CONFIG)).is_ok_and(|text| text.lines().any(|line| line.starts_with("method = ")))
 }
 
-/// Whether a run puts something of this name into its folder.
+/// Returns whether a run writes a file of this name.
 fn is_ours(name: &str) -> bool {
     let name = name.strip_suffix(".tmp").unwrap_or(name);
     [CHECKPOINTS, EXPORT, LOG, TEACHER].contains(&name) || OURS.contains(&name)
@@ -194,7 +196,7 @@ fn lock(path: &Path, log: &File) -> Result<(), Error> {
 fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != ErrorKind::NotFound && e.kind() != ErrorKind::NotADirectory => {
-            Err(Error::file(path, format!("cannot be removed: {e}; remove it by hand or give another --out")))
+            Err(Error::file(path, format!("cannot be removed: {e}; remove it by hand, or give another --out")))
         }
         _ => Ok(()),
     }

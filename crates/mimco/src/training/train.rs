@@ -1,274 +1,378 @@
-//! The training loop: batches in, updates, metrics and checkpoints out; interrupted anywhere, it goes on from its last checkpoint as
-//! if nothing had happened.
+//! The training loop: open, build, restore or begin; then for each epoch updates, an evaluation and a
+//! checkpoint. A run that is interrupted anywhere continues from its last checkpoint with the same bits.
 
 use super::checkpoint::{self, Progress};
 use super::console::Console;
+use super::environment::environment;
+use super::identity::identity;
+use super::images::Images;
+use super::info::backbone_info;
 use super::metrics::{MetricsWriter, last_figure};
+use super::monitor::Monitor;
 use super::run_folder::RunFolder;
-use super::schedule;
-use super::watch::Watch;
-use crate::Error;
-use crate::methods::{Clock, Figures, Method};
+use super::setup::{loader_options, opening_line, rule, steps_per_epoch};
+use super::summary::Summary;
+use super::throughput::Throughput;
+use crate::interop::backbone::{self, Loaded};
+use crate::interop::info::Info;
+use crate::methods::{Figures, Method, StepInfo};
+use crate::models::backbone::Backbone;
+use crate::schedule::learning_rate;
 use crate::settings::Config;
-use mimco_data::loader::{Batch, Loader};
-use mimco_engine::cpu::buffer::Buffer;
+use crate::{Error, files};
+use mimco_data::loader::{Batch, Epoch, Loader};
 use mimco_engine::optim::{Optimizer, clear, clip_factor, gradient_norm};
-use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// Everything a training runs on.
-pub struct Training<'a> {
-    /// Settings.
+/// A stage of a run, to train or to continue.
+pub(super) struct Stage<'a> {
+    /// Settings of the stage.
     pub config: &'a Config,
-    /// Where it writes.
+    /// Run folder of the stage.
     pub folder: &'a RunFolder,
-    /// Its images.
-    pub loader: &'a Loader,
-    /// What is trained, and how.
-    pub method: &'a mut dyn Method,
-    /// The optimizer, at its beginning.
-    pub optimizer: Optimizer,
-    /// What is looked at while it trains.
-    pub watch: &'a Watch,
-    /// Its words.
-    pub console: &'a Console,
+    /// Training and validation images.
+    pub images: &'a Images,
+    /// Checkpoint of the frozen teacher, for a method that needs one.
+    pub teacher: Option<PathBuf>,
+    /// Initial weights of the backbone.
+    pub init: Option<&'a Backbone>,
+    /// Updates of the stages before this one.
+    pub steps_before: u64,
+    /// Whether an earlier process trained the stage before this one.
+    pub continues: bool,
     /// Set by a signal: write a checkpoint and stop.
     pub interrupted: &'a AtomicBool,
-    /// Digests of settings, images and teacher.
-    pub identity: String,
-    /// Updates of the stage before this one, for the words "resumed at step N".
-    pub steps_before: u64,
 }
 
-/// A training whose epochs are all done.
-pub struct Trained {
-    /// Where it stands.
-    pub progress: Progress,
-    /// The optimizer, for the last checkpoint.
-    pub optimizer: Optimizer,
-    /// Seconds of all sittings.
-    pub seconds: f64,
+/// How a stage ended.
+pub(super) enum StageOutcome {
+    /// It is trained and exported.
+    Finished(Summary),
+    /// An earlier process had finished it.
+    AlreadyFinished(Summary),
+    /// A signal ended it, after a checkpoint.
+    Interrupted,
 }
 
-impl Training<'_> {
-    /// Updates an epoch.
-    fn steps_per_epoch(&self) -> u64 {
-        (self.loader.batches_per_epoch() / self.config.train.accumulate.max(1)).max(1) as u64
+/// Trains a stage to its end or to a signal, from its beginning or from its last checkpoint.
+///
+/// # Errors
+/// What cannot be read, written or trained. The last checkpoint stays intact.
+pub(super) fn train(stage: Stage<'_>) -> Result<StageOutcome, Error> {
+    let mut training = match Training::open(stage)? {
+        Opened::Unfinished(training) => training,
+        Opened::Finished(summary) => return Ok(StageOutcome::AlreadyFinished(summary)),
+    };
+    let mut gradients = training.method.parameters().zeros_like();
+    while training.progress.epoch < training.epochs() {
+        let mut batches = training.loader.epoch(training.progress.epoch, training.progress.batch as usize);
+        while training.progress.batch < training.batches_per_epoch() {
+            clear(&mut gradients);
+            let mut figures = Figures::new();
+            for part in 0..training.accumulate() {
+                let batch = training.next_batch(&mut batches)?;
+                let info = training.step_info(part);
+                let of_batch = training.method.step(&batch, info, training.loss_scale(), &mut gradients);
+                training.end_batch(batch, of_batch, &mut figures);
+            }
+            training.update(&mut gradients, figures)?;
+            if training.is_interrupted() && !training.at_end_of_epoch() {
+                return training.interrupt();
+            }
+        }
+        drop(batches);
+        training.end_epoch()?;
+        if training.is_interrupted() && training.progress.epoch < training.epochs() {
+            return training.interrupt();
+        }
     }
+    training.finish().map(StageOutcome::Finished)
+}
 
-    /// Updates of the whole run.
-    pub fn total_steps(&self) -> u64 {
-        self.steps_per_epoch() * self.config.train.epochs as u64
-    }
+/// A stage in training.
+struct Training<'a> {
+    stage: Stage<'a>,
+    method: Box<dyn Method>,
+    optimizer: Optimizer,
+    loader: Loader,
+    monitor: Monitor,
+    console: Console,
+    metrics: MetricsWriter,
+    throughput: Throughput,
+    progress: Progress,
+    teacher_info: Option<Info>,
+    /// Floating-point operations per second of a large matrix product, the reference of `perf/mfu`.
+    peak_flops: f64,
+}
 
-    /// Trains to the end; to a signal, which leaves nothing but a checkpoint.
-    pub fn run(mut self) -> Result<Option<Trained>, Error> {
-        let mut metrics;
-        let mut progress;
-        if self.folder.last().exists() {
-            progress = checkpoint::restore(&self.folder.last(), self.method, &mut self.optimizer)?;
-            if progress.identity != self.identity {
+enum Opened<'a> {
+    Unfinished(Training<'a>),
+    Finished(Summary),
+}
+
+impl<'a> Training<'a> {
+    /// Builds the method, then restores the last checkpoint or begins a new run folder.
+    fn open(stage: Stage<'a>) -> Result<Opened<'a>, Error> {
+        let (config, folder, images) = (stage.config, stage.folder, stage.images);
+        let (teacher, teacher_info) = load_teacher(&stage)?.map(|loaded| (loaded.backbone, loaded.info)).unzip();
+        let identity = identity(config, images, [teacher.as_ref(), stage.init]);
+        let mut method = config.build_method(teacher, images.train.len())?;
+        let last = folder.last().exists().then(|| checkpoint::progress(&folder.last())).transpose()?;
+        if let Some(progress) = &last
+            && progress.finished
+            && progress.identity == identity
+            && folder.backbone().exists()
+        {
+            let seconds = last_figure(&folder.path, "perf/seconds").unwrap_or(0.0);
+            return Ok(Opened::Finished(Summary::new(config, folder, progress, seconds)));
+        }
+        let console = Console::open(folder)?;
+        if config.optim.decay_all {
+            method.parameters_mut().entries_mut().iter_mut().for_each(|entry| entry.decay = 1.0);
+        }
+        let mut optimizer = Optimizer::new(rule(config), config.optim.weight_decay, method.parameters());
+        let loader = Loader::new(images.train.clone(), config.views(), loader_options(config));
+        console.log(&opening_line(config, method.as_ref(), &loader, images));
+        let (progress, metrics) = if last.is_some() {
+            let progress = checkpoint::restore(&folder.last(), method.as_mut(), &mut optimizer)?;
+            if progress.identity != identity {
                 return Err(Error::Setting(format!(
-                    "{} was begun with other images, another teacher or other weights; give the same ones to resume, another --out, or --overwrite",
-                    self.folder.path.display()
+                    "{} holds a run with other images, another teacher or other initial weights; give the same ones to resume, another \
+                     --out, or --overwrite",
+                    folder.path.display()
                 )));
             }
-            metrics = MetricsWriter::resume_at(&self.folder.path, &progress.metrics)?;
-            self.console.say(&format!("resumed at step {}", self.steps_before + progress.step));
+            let metrics = MetricsWriter::resume_at(&folder.path, &progress.metrics)?;
+            console.log(&format!("resumed at step {}", stage.steps_before + progress.step));
+            (progress, metrics)
         } else {
-            progress = Progress { identity: self.identity.clone(), ..Progress::default() };
-            metrics = MetricsWriter::create(&self.folder.path)?;
-        }
-        let before = last_figure(&self.folder.path, "perf/seconds").unwrap_or(0.0);
-        let total = self.total_steps();
-        let epochs = self.config.train.epochs as u64;
-        let mut gradients = self.method.parameters().zeros_like();
-        self.watch.peak_flop_per_second(); // measured before the clock runs
-        let mut speed = Speed::begin(before);
-        self.console.begin(progress.step, total);
-
-        while progress.epoch < epochs {
-            let mut batches = self.loader.epoch(progress.epoch, progress.batch as usize);
-            while progress.batch < self.steps_per_epoch() * self.config.train.accumulate as u64 {
-                let clock = Clock { step: progress.step, draw: 0, total, epoch: progress.epoch, seed: self.config.seed };
-                clear(&mut gradients);
-                let mut figures = Figures::new();
-                let share = 1.0 / self.config.train.accumulate as f32;
-                for part in 0..self.config.train.accumulate as u64 {
-                    let clock = Clock { draw: clock.step * self.config.train.accumulate as u64 + part, ..clock };
-                    let waiting = Instant::now();
-                    let batch: Batch = match batches.next() {
-                        Some(batch) => batch?,
-                        None => {
-                            return Err(Error::Training("the loader ended before its epoch; run the same command again to resume".into()));
-                        }
-                    };
-                    speed.waited(waiting, batch.indices.len());
-                    progress.broken.extend(&batch.broken);
-                    self.loader.check_broken(&progress.broken)?;
-                    for (name, value) in self.method.step(&batch, clock, share, &mut gradients) {
-                        *figures.entry(name).or_default() += value * share as f64;
-                    }
-                    progress.batch += 1;
-                    self.loader.give_back(batch);
-                }
-                self.update(clock, &mut gradients, &mut figures, &mut progress)?;
-                progress.step += 1;
-                if progress.step.is_multiple_of(self.config.train.log_steps) || progress.step == total {
-                    self.write_line(&mut progress, &mut metrics, &mut speed, total)?;
-                }
-                self.console.step(progress.step, &figures);
-                let epoch_ends = progress.batch == self.steps_per_epoch() * self.config.train.accumulate as u64;
-                let interrupted = self.interrupted.load(Ordering::Relaxed);
-                if !epoch_ends && (interrupted || progress.step.is_multiple_of(self.config.train.checkpoint_steps)) {
-                    self.checkpoint(&mut progress, &mut metrics)?;
-                }
-                if interrupted && !epoch_ends {
-                    self.console.say(&format!("interrupted at step {}: checkpoint written, the same command resumes", progress.step));
-                    return Ok(None);
-                }
+            if let Some(init) = stage.init {
+                method.load_backbone(&init.parameters);
             }
-            drop(batches);
-            progress.epoch += 1;
-            progress.batch = 0;
-            self.end_of_epoch(&mut progress, &mut metrics, &mut speed, epochs)?;
-            if self.interrupted.load(Ordering::Relaxed) && progress.epoch < epochs {
-                self.console.say(&format!("interrupted at step {}: checkpoint written, the same command resumes", progress.step));
-                return Ok(None);
+            files::write_atomically(&folder.config(), config.to_toml().as_bytes())?;
+            files::write_atomically(&folder.environment(), environment().as_bytes())?;
+            if stage.continues {
+                console.log(&format!("resumed at step {}", stage.steps_before));
             }
-        }
-        self.console.end();
-        Ok(Some(Trained { progress, optimizer: self.optimizer, seconds: speed.seconds() }))
+            (Progress { identity, ..Progress::default() }, MetricsWriter::create(&folder.path)?)
+        };
+        let peak_flops = crate::bench::products::ceiling(config.precision.engine());
+        let training = Training {
+            monitor: Monitor::new(config, &images.train, images.val.as_ref()),
+            throughput: Throughput::start(last_figure(&folder.path, "perf/seconds").unwrap_or(0.0)),
+            stage,
+            method,
+            optimizer,
+            loader,
+            console,
+            metrics,
+            progress,
+            teacher_info,
+            peak_flops,
+        };
+        training.console.start_bar(training.progress.step, training.total_steps());
+        Ok(Opened::Unfinished(training))
     }
 
-    /// One update, or none where loss or gradient are not finite.
-    fn update(&mut self, clock: Clock, gradients: &mut Buffer, figures: &mut Figures, progress: &mut Progress) -> Result<(), Error> {
-        let optim = &self.config.optim;
+    fn config(&self) -> &'a Config {
+        self.stage.config
+    }
+
+    fn epochs(&self) -> u64 {
+        self.config().train.epochs as u64
+    }
+
+    /// Returns the number of batches whose gradients are added before an update.
+    fn accumulate(&self) -> u64 {
+        self.config().train.accumulate as u64
+    }
+
+    /// Returns the factor of the loss of one batch.
+    fn loss_scale(&self) -> f32 {
+        1.0 / self.config().train.accumulate as f32
+    }
+
+    /// Returns the number of batches of an epoch: whole updates alone.
+    fn batches_per_epoch(&self) -> u64 {
+        steps_per_epoch(self.config(), &self.loader) * self.accumulate()
+    }
+
+    fn total_steps(&self) -> u64 {
+        steps_per_epoch(self.config(), &self.loader) * self.epochs()
+    }
+
+    fn at_end_of_epoch(&self) -> bool {
+        self.progress.batch == self.batches_per_epoch()
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.stage.interrupted.load(Ordering::Relaxed)
+    }
+
+    /// Describes the step for batch `part` of an update.
+    fn step_info(&self, part: u64) -> StepInfo {
+        let (step, epoch) = (self.progress.step, self.progress.epoch);
+        StepInfo { step, draw: step * self.accumulate() + part, total: self.total_steps(), epoch, seed: self.config().seed }
+    }
+
+    /// Waits for the next batch.
+    fn next_batch(&mut self, batches: &mut Epoch) -> Result<Batch, Error> {
+        let waiting = Instant::now();
+        let ended = || Error::Training("the loader ended before its epoch; run the same command again to resume".into());
+        let batch = batches.next().ok_or_else(ended)??;
+        self.throughput.add_batch(waiting, batch.indices.len());
+        self.progress.broken.extend(&batch.broken);
+        self.loader.check_broken(&self.progress.broken)?;
+        Ok(batch)
+    }
+
+    /// Adds the figures of a batch to those of the update and recycles the batch.
+    fn end_batch(&mut self, batch: Batch, of_batch: Figures, figures: &mut Figures) {
+        let loss_scale = self.loss_scale() as f64;
+        for (name, value) in of_batch {
+            *figures.entry(name).or_default() += value * loss_scale;
+        }
+        self.progress.batch += 1;
+        self.loader.give_back(batch);
+    }
+
+    /// Updates the parameters, or discards the step where loss or gradient are not finite. Then writes
+    /// metrics and a checkpoint where they are due.
+    fn update(&mut self, gradients: &mut [f32], mut figures: Figures) -> Result<(), Error> {
+        let config = self.config();
+        let info = self.step_info(0);
         let norm = gradient_norm(gradients);
-        let finite = norm.is_finite() && figures.get("train/loss").is_some_and(|loss| loss.is_finite());
-        let rate = schedule::learning_rate(
-            clock.step,
-            clock.total,
-            self.config.warmup_steps(clock.total),
-            self.config.learning_rate(),
-            self.config.min_learning_rate(),
-        );
-        if finite {
-            progress.skipped_in_a_row = 0;
-            self.optimizer.step(self.method.parameters_mut(), gradients, rate as f32, clip_factor(norm, optim.clip));
-            self.method.updated(Clock { step: clock.step + 1, ..clock });
-            progress.optimizer_steps = self.optimizer.steps();
+        let warmup = config.warmup_steps(info.total);
+        let rate = learning_rate(info.step, info.total, warmup, config.learning_rate(), config.min_learning_rate());
+        if norm.is_finite() && figures.get("train/loss").is_some_and(|loss| loss.is_finite()) {
+            self.progress.skipped_in_a_row = 0;
+            self.optimizer.step(self.method.parameters_mut(), gradients, rate as f32, clip_factor(norm, config.optim.clip));
+            self.method.after_update(StepInfo { step: info.step + 1, ..info });
+            self.progress.optimizer_steps = self.optimizer.steps();
             figures.insert("optim/grad_norm", norm as f64);
-            for (name, value) in figures.iter() {
-                let (sum, count) = progress.pending.entry(name.to_string()).or_default();
-                *sum += value;
-                *count += 1;
-            }
+            self.progress.add_figures(&figures);
         } else {
-            progress.skipped += 1;
-            progress.skipped_in_a_row += 1;
-            self.method.skip();
-            self.console.say(&format!("step {}: loss or gradient not finite, step skipped ({} so far)", clock.step + 1, progress.skipped));
-            if progress.skipped_in_a_row >= self.config.train.max_bad_steps {
-                return Err(Error::Training(format!(
-                    "{} steps in a row had a loss or gradient that was not finite; the last good checkpoint is intact in {}; lower optim.lr \
-                     or set optim.clip, and begin anew in another --out, with --init and that checkpoint, or with --overwrite",
-                    progress.skipped_in_a_row,
-                    self.folder.checkpoints().display()
-                )));
-            }
+            self.method.discard_step();
+            self.report_skipped_step(info.step + 1)?;
         }
-        progress.pending.insert("optim/lr".into(), (rate, 1));
+        self.progress.pending.insert("optim/lr".into(), (rate, 1));
+        self.progress.step += 1;
+        if self.progress.step.is_multiple_of(config.train.log_steps) || self.progress.step == info.total {
+            self.write_metrics()?;
+        }
+        self.console.move_bar(self.progress.step, &figures);
+        if !self.at_end_of_epoch() && (self.is_interrupted() || self.progress.step.is_multiple_of(config.train.checkpoint_steps)) {
+            self.checkpoint(&self.stage.folder.last())?;
+        }
         Ok(())
     }
 
-    /// Means since the last line, to the metrics files and the screen.
-    fn write_line(&self, progress: &mut Progress, metrics: &mut MetricsWriter, speed: &mut Speed, total: u64) -> Result<(), Error> {
-        let pending = std::mem::take(&mut progress.pending);
-        let mut line: BTreeMap<String, f64> = pending.into_iter().map(|(name, (sum, count))| (name, sum / count.max(1) as f64)).collect();
-        if progress.skipped > 0 {
-            line.insert("train/skipped_steps".into(), progress.skipped as f64);
-        }
-        let (images_per_second, data_wait) = speed.take();
-        line.insert("perf/img_per_s".into(), images_per_second);
-        line.insert("perf/data_wait".into(), data_wait);
-        line.insert("perf/mfu".into(), images_per_second * self.method.flop_per_image() / self.watch.peak_flop_per_second());
-        // Here alone, since a checkpoint holds no clock.
-        line.insert("perf/seconds".into(), speed.seconds());
-        metrics.log(progress.step, progress.epoch, &line)?;
-        self.console.line(progress.step, total, progress.epoch, self.config.train.epochs as u64, &line);
-        Ok(())
-    }
-
-    fn end_of_epoch(&mut self, progress: &mut Progress, metrics: &mut MetricsWriter, speed: &mut Speed, epochs: u64) -> Result<(), Error> {
-        self.console.report_broken(&self.loader.broken());
-        let every = self.config.train.eval_epochs.max(1) as u64;
-        if progress.epoch.is_multiple_of(every) || progress.epoch == epochs {
-            let paused = Instant::now();
-            let (vit, parameters) = self.method.backbone();
-            let looked = self.watch.look(vit, parameters)?;
-            speed.pause(paused);
-            metrics.log(progress.step, progress.epoch - 1, &looked.figures)?;
-            self.console.looked(progress.epoch, &looked);
-            if let Some(&knn) = looked.figures.get("eval/knn_top1")
-                && progress.best_knn.is_none_or(|best| knn > best)
-            {
-                progress.best_knn = Some(knn);
-                self.save(&self.folder.best(), progress, metrics)?;
-            }
-        }
-        self.checkpoint(progress, metrics)
-    }
-
-    fn checkpoint(&self, progress: &mut Progress, metrics: &mut MetricsWriter) -> Result<(), Error> {
-        self.save(&self.folder.last(), progress, metrics)
-    }
-
-    fn save(&self, path: &std::path::Path, progress: &mut Progress, metrics: &mut MetricsWriter) -> Result<(), Error> {
-        if progress.skipped_in_a_row > 0 || !gradient_norm(self.method.parameters().flat()).is_finite() {
-            self.console.say(&format!("step {}: numbers are not finite, so the checkpoint before this one stays", progress.step));
+    /// Counts a step whose loss or gradient is not finite.
+    fn report_skipped_step(&mut self, step: u64) -> Result<(), Error> {
+        self.progress.skipped += 1;
+        self.progress.skipped_in_a_row += 1;
+        self.console.log(&format!("step {step}: loss or gradient not finite, step skipped ({} so far)", self.progress.skipped));
+        if self.progress.skipped_in_a_row < self.config().train.max_bad_steps {
             return Ok(());
         }
-        metrics.flush()?;
-        progress.metrics = metrics.position();
-        checkpoint::save(path, self.config, &*self.method, &self.optimizer, progress)
+        Err(Error::Training(format!(
+            "{} steps in a row had a loss or gradient that is not finite; the last good checkpoint is intact in {}; lower optim.lr or set \
+             optim.clip, and start anew in another --out, with --init and that checkpoint, or with --overwrite",
+            self.progress.skipped_in_a_row,
+            self.stage.folder.checkpoints().display()
+        )))
+    }
+
+    /// Writes the means since the last line of metrics to the files and the screen.
+    fn write_metrics(&mut self) -> Result<(), Error> {
+        let mut line = self.progress.take_means();
+        if self.progress.skipped > 0 {
+            line.insert("train/skipped_steps".into(), self.progress.skipped as f64);
+        }
+        let (images_per_second, data_wait) = self.throughput.take();
+        line.insert("perf/img_per_s".into(), images_per_second);
+        line.insert("perf/data_wait".into(), data_wait);
+        line.insert("perf/mfu".into(), images_per_second * self.method.flop_per_image() / self.peak_flops);
+        line.insert("perf/seconds".into(), self.throughput.seconds()); // checkpoints contain no clock
+        self.metrics.log(self.progress.step, self.progress.epoch, &line)?;
+        self.console.metrics(self.progress.step, self.total_steps(), self.progress.epoch, self.epochs(), &line);
+        Ok(())
+    }
+
+    /// Evaluates the features where that is due, and writes a checkpoint.
+    fn end_epoch(&mut self) -> Result<(), Error> {
+        self.progress.epoch += 1;
+        self.progress.batch = 0;
+        self.console.report_broken(&self.loader.broken());
+        let every = self.config().train.eval_epochs.max(1) as u64;
+        if self.progress.epoch.is_multiple_of(every) || self.progress.epoch == self.epochs() {
+            let paused = Instant::now();
+            let (vit, parameters) = self.method.backbone();
+            let evaluation = self.monitor.evaluate(vit, parameters)?;
+            self.throughput.exclude(paused);
+            self.metrics.log(self.progress.step, self.progress.epoch - 1, &evaluation.metrics)?;
+            self.console.evaluation(self.progress.epoch, &evaluation);
+            if let Some(&knn) = evaluation.metrics.get("eval/knn_top1")
+                && self.progress.best_knn.is_none_or(|best| knn > best)
+            {
+                self.progress.best_knn = Some(knn);
+                self.checkpoint(&self.stage.folder.best())?;
+            }
+        }
+        self.checkpoint(&self.stage.folder.last())
+    }
+
+    /// Writes a checkpoint, unless the parameters are not finite.
+    fn checkpoint(&mut self, path: &Path) -> Result<(), Error> {
+        if self.progress.skipped_in_a_row > 0 || !self.is_finite() {
+            self.console.log(&format!("step {}: values are not finite, so the previous checkpoint is kept", self.progress.step));
+            return Ok(());
+        }
+        self.metrics.flush()?;
+        self.progress.metrics = self.metrics.position();
+        checkpoint::save(path, self.config(), self.method.as_ref(), &self.optimizer, &self.progress)
+    }
+
+    fn is_finite(&self) -> bool {
+        gradient_norm(self.method.parameters().flat()).is_finite()
+    }
+
+    /// Ends the training after a signal; the checkpoint is written.
+    fn interrupt(self) -> Result<StageOutcome, Error> {
+        self.console
+            .log(&format!("interrupted at step {}: checkpoint written; run the same command again to continue", self.progress.step));
+        Ok(StageOutcome::Interrupted)
+    }
+
+    /// Writes the export, the report, and a checkpoint that marks the run as finished.
+    fn finish(mut self) -> Result<Summary, Error> {
+        self.console.end_bar();
+        let (config, folder) = (self.config(), self.stage.folder);
+        if self.progress.skipped_in_a_row > 0 || !self.is_finite() {
+            return Err(Error::Training(format!(
+                "the training ended with values that are not finite, so nothing is exported; the last good checkpoint is in {}; lower \
+                 optim.lr or set optim.clip, and start anew in another --out",
+                folder.checkpoints().display()
+            )));
+        }
+        let (vit, parameters) = self.method.backbone();
+        let digest = Some(self.stage.images.train.digest());
+        let info = backbone_info(config, vit, self.progress.optimizer_steps, digest, self.teacher_info.as_ref());
+        backbone::save(&folder.backbone(), parameters, &info)?;
+        self.progress.finished = true;
+        let summary = Summary::new(config, folder, &self.progress, self.throughput.seconds());
+        summary.write_report(config, folder, &self.progress)?;
+        checkpoint::save(&folder.last(), config, self.method.as_ref(), &self.optimizer, &self.progress)?;
+        self.console.log(&format!("finished: {}", folder.backbone().display()));
+        Ok(summary)
     }
 }
 
-/// How fast it goes, and how long it waited for images.
-struct Speed {
-    before: f64,
-    begun: Instant,
-    since: Instant,
-    waited: f64,
-    images: usize,
-}
-
-impl Speed {
-    fn begin(before: f64) -> Speed {
-        Speed { before, begun: Instant::now(), since: Instant::now(), waited: 0.0, images: 0 }
-    }
-
-    fn waited(&mut self, from: Instant, images: usize) {
-        self.waited += from.elapsed().as_secs_f64();
-        self.images += images;
-    }
-
-    /// Time since `from` was not training.
-    fn pause(&mut self, from: Instant) {
-        self.since += from.elapsed();
-    }
-
-    /// Images a second and the share of waiting, since the last call.
-    fn take(&mut self) -> (f64, f64) {
-        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
-        let result = (self.images as f64 / seconds, self.waited / seconds);
-        (self.since, self.waited, self.images) = (Instant::now(), 0.0, 0);
-        result
-    }
-
-    fn seconds(&self) -> f64 {
-        self.before + self.begun.elapsed().as_secs_f64()
+fn load_teacher(stage: &Stage<'_>) -> Result<Option<Loaded>, Error> {
+    match &stage.teacher {
+        Some(path) if stage.config.method.spec().needs_teacher() => backbone::load(path, &stage.config.teacher_overrides()).map(Some),
+        _ => Ok(None),
     }
 }

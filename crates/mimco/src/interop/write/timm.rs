@@ -4,7 +4,7 @@
 use super::tensors::{NamedTensor, backbone_tensors, shortest_decimal};
 use crate::interop::info::Info;
 use crate::models::backbone::{Backbone, FeatureKind};
-use crate::models::vit::{Forward, NORM_EPS, Vit, VitConfig};
+use crate::models::vit::{ForwardOptions, NORM_EPS, Vit, VitConfig};
 use mimco_engine::{Parameters, Tape, Tensor};
 use serde_json::{Value, json};
 
@@ -55,8 +55,8 @@ fn token_difference(backbone: &Backbone, other: &Vit) -> f64 {
     };
     let pixels: Vec<f32> = (0..3 * size * size).map(|_| noise()).collect();
     let image = Tensor::from_slice([1, 3, size, size], &pixels);
-    let [tokens, others] =
-        [&backbone.vit, other].map(|vit| vit.forward(&mut Tape::inference(&backbone.parameters), &image, &Forward::default()).value);
+    let [tokens, others] = [&backbone.vit, other]
+        .map(|vit| vit.forward(&mut Tape::inference(&backbone.parameters), &image, &ForwardOptions::default()).x.value);
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
     norm(&mut tokens.data().iter().zip(others.data()).map(|(a, b)| a - b)) / norm(&mut tokens.data().iter().copied()).max(1e-30)
 }

@@ -1,13 +1,14 @@
-//! What changes over a run: the learning rate and MoCo v3's momentum.
+//! Schedules: learning rate and momentum over the updates of a run.
 
 use std::f64::consts::PI;
 
-/// From 1 to 0 by half a cosine as `done` goes from 0 to `all`.
+/// Falls from 1 to 0 along half a cosine while `done` rises from 0 to `all`.
 fn half_cosine(done: f64, all: f64) -> f64 {
     0.5 * (1.0 + (PI * (done / all.max(1.0)).clamp(0.0, 1.0)).cos())
 }
 
-/// The learning rate of update `step` (from 0) of `total`: linear to `peak` over `warmup` updates, then half a cosine to `least`.
+/// Returns the learning rate of update `step` (from 0) of `total`: linear to `peak` over `warmup`
+/// updates, then half a cosine to `least`.
 pub fn learning_rate(step: u64, total: u64, warmup: u64, peak: f64, least: f64) -> f64 {
     if step < warmup {
         return peak * (step + 1) as f64 / warmup as f64;
@@ -15,8 +16,9 @@ pub fn learning_rate(step: u64, total: u64, warmup: u64, peak: f64, least: f64) 
     least + (peak - least) * half_cosine((step - warmup) as f64, total.saturating_sub(warmup) as f64)
 }
 
-/// MoCo v3's momentum after `step` updates of `total`: from `first` to 1 by half a cosine.
-pub fn moco_momentum(step: u64, total: u64, first: f64) -> f64 {
+/// Returns the momentum of a momentum encoder after `step` updates of `total`: from `first` to 1 along
+/// half a cosine (MoCo v3).
+pub fn momentum(step: u64, total: u64, first: f64) -> f64 {
     1.0 - (1.0 - first) * half_cosine(step as f64, total as f64)
 }
 
@@ -36,8 +38,8 @@ mod tests {
 
     #[test]
     fn momentum_ends_at_one() {
-        assert_eq!(moco_momentum(0, 100, 0.99), 0.99);
-        assert!((moco_momentum(50, 100, 0.99) - 0.995).abs() < 1e-12);
-        assert_eq!(moco_momentum(100, 100, 0.99), 1.0);
+        assert_eq!(momentum(0, 100, 0.99), 0.99);
+        assert!((momentum(50, 100, 0.99) - 0.995).abs() < 1e-12);
+        assert_eq!(momentum(100, 100, 0.99), 1.0);
     }
 }

@@ -1,13 +1,13 @@
-//! How weights begin.
+//! Distributions of initial weights.
 
 use mimco_data::random::{Rng, unit};
 
-/// Xavier uniform: U(-a, a) with a = sqrt(6 / (inputs + outputs)).
+/// Fills with Xavier's uniform distribution: U(-a, a), a = sqrt(6 / (inputs + outputs)).
 pub fn xavier_uniform(values: &mut [f32], inputs: usize, outputs: usize, rng: &mut impl Rng) {
     uniform(values, (6.0 / (inputs + outputs) as f32).sqrt(), rng);
 }
 
-/// PyTorch's own for a linear layer: U(-a, a) with a = 1 / sqrt(inputs).
+/// Fills with PyTorch's default for linear layers: U(-a, a), a = 1 / sqrt(inputs).
 pub fn linear_uniform(values: &mut [f32], inputs: usize, rng: &mut impl Rng) {
     uniform(values, 1.0 / (inputs as f32).sqrt(), rng);
 }
@@ -16,15 +16,15 @@ fn uniform(values: &mut [f32], a: f32, rng: &mut impl Rng) {
     values.iter_mut().for_each(|v| *v = a * (2.0 * unit(rng) - 1.0));
 }
 
-/// Normal of this deviation, cut at two deviations (drawn again outside), as ViTs begin.
-pub fn truncated_normal(values: &mut [f32], deviation: f32, rng: &mut impl Rng) {
+/// Fills with a normal distribution truncated at two std: values outside are drawn again.
+pub fn truncated_normal(values: &mut [f32], std: f32, rng: &mut impl Rng) {
     for v in values {
         *v = loop {
-            // Box and Muller's transform; 1 - u keeps the logarithm finite.
+            // Box-Muller transform; 1 - u keeps the logarithm finite.
             let (radius, angle) = ((-2.0 * (1.0 - unit(rng)).ln()).sqrt(), std::f32::consts::TAU * unit(rng));
             let normal = radius * angle.cos();
             if normal.abs() <= 2.0 {
-                break normal * deviation;
+                break normal * std;
             }
         };
     }
