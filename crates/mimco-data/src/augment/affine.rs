@@ -1,30 +1,32 @@
-//! Affine maps of a view's planes as PIL's `Image.transform` with AFFINE makes them: in f64 and in its order, so that every byte is the same.
+//! Affine transforms of a view's planes. They compute in f64 and in the order of PIL's
+//! `Image.transform` with AFFINE, so every byte is equal.
 
-use crate::planes::{Planes, whole, wide};
-use crate::resize::Filter;
+use crate::augment::planes::{Planes, whole, with_simd};
+use crate::augment::resize::Filter;
 use std::ops::Range;
 
-/// Pixels repeated beyond each edge: as far as a cubic reaches.
+/// Number of pixels repeated beyond each edge, the reach of a cubic filter.
 const BORDER: usize = 2;
 
-/// A target pixel's centre (x, y) lies over (a x + b y + c, d x + e y + f) of the source: [a, b, c, d, e, f].
+/// [a, b, c, d, e, f]: a target pixel's center (x, y) maps to (a x + b y + c, d x + e y + f) of the
+/// source.
 pub type Matrix = [f64; 6];
 
-/// Rotated around the centre, anticlockwise by degrees; what comes from outside the view gets the colour `fill`.
+/// Rotates counterclockwise around the center. Pixels from outside the view get the color `fill`.
 pub fn rotate(image: &mut Planes, degrees: f64, filter: Filter, fill: [u8; 3]) {
     let turn = degrees.rem_euclid(360.0);
     if turn == 0.0 {
         return;
     }
     let (sine, cosine) = (-turn.to_radians()).sin_cos();
-    // To 15 decimals, as PIL has it.
+    // Rounded to 15 decimals, as in PIL.
     let rounded = |x: f64| (x * 1e15).round_ties_even() / 1e15;
     let (a, b) = (rounded(cosine), rounded(sine));
     let (x, y) = (image.width as f64 / 2.0, image.height() as f64 / 2.0);
     transform(image, [a, b, a * -x + b * -y + x, -b, a, -b * -x + a * -y + y], filter, fill);
 }
 
-/// Mapped by a matrix; what comes from outside the view gets the colour `fill`.
+/// Transforms by a matrix. Pixels from outside the view get the color `fill`.
 pub fn transform(image: &mut Planes, matrix: Matrix, filter: Filter, fill: [u8; 3]) {
     match filter {
         Filter::Bilinear => transform_by(image, matrix, fill, linear),
@@ -32,19 +34,21 @@ pub fn transform(image: &mut Planes, matrix: Matrix, filter: Filter, fill: [u8; 
     }
 }
 
-/// Between the second and the third of four values.
+/// Interpolates linearly between the second and the third of four values.
 #[inline(always)]
 fn linear([_, p, q, _]: [f64; 4], part: f64) -> f64 {
     p + (q - p) * part
 }
 
-/// As `linear`, by PIL's cubic for this purpose, whose a is -1.
+/// Interpolates as `linear` does, by PIL's cubic for transforms, with a = -1.
 #[inline(always)]
 fn cubic([o, p, q, r]: [f64; 4], part: f64) -> f64 {
     p + part * (q - o + part * (2.0 * (o - p) + q - r + part * (p - o - q + r)))
 }
 
-/// By a curve through four values, across and then down. Along an axis on which pixels stay, it would give their second value itself.
+/// Transforms by interpolating with `curve`, horizontally and then vertically. Along an axis on
+/// which pixels do not move, the interpolation is skipped, as it would return the second value
+/// itself.
 fn transform_by(image: &mut Planes, matrix: Matrix, fill: [u8; 3], curve: impl Fn([f64; 4], f64) -> f64 + Copy) {
     match matrix {
         [.., 0.0, 1.0, 0.0] => transform_rows(
@@ -74,14 +78,15 @@ fn transform_by(image: &mut Planes, matrix: Matrix, fill: [u8; 3], curve: impl F
     }
 }
 
-/// The four bytes of a number.
+/// Returns the four bytes of a number.
 #[inline(always)]
 fn values(four: u32) -> [f64; 4] {
     let value = |shift: u32| (four >> shift & 255) as i32 as f64;
     [value(0), value(8), value(16), value(24)]
 }
 
-/// By `mix` of a pixel's neighbours (four rows of four bytes, of which it uses `rows`) and of its place between them, across and down.
+/// Transforms row by row. `mix` computes a pixel from its neighbors (four rows of four bytes, of
+/// which it uses `rows`) and its horizontal and vertical position between them.
 fn transform_rows(image: &mut Planes, matrix: Matrix, fill: [u8; 3], rows: Range<usize>, mix: impl Fn([u32; 4], [f64; 2]) -> f64) {
     let (width, height) = (image.width, image.height());
     if height == 0 {
@@ -90,7 +95,7 @@ fn transform_rows(image: &mut Planes, matrix: Matrix, fill: [u8; 3], rows: Range
     let source = Padded::of(image);
     let mut row = Row::new(width);
     for y in 0..height {
-        wide(
+        with_simd(
             #[inline(always)]
             || row.find(y as f64 + 0.5, matrix, &source),
         );
@@ -100,7 +105,7 @@ fn transform_rows(image: &mut Planes, matrix: Matrix, fill: [u8; 3], rows: Range
             let out = &mut plane[y * width..][..width];
             out[..covered.start].fill(fill[channel]);
             out[covered.end..].fill(fill[channel]);
-            wide(
+            with_simd(
                 #[inline(always)]
                 || row.mix(&mut out[covered.clone()], covered.clone(), &mix),
             );
@@ -108,11 +113,11 @@ fn transform_rows(image: &mut Planes, matrix: Matrix, fill: [u8; 3], rows: Range
     }
 }
 
-/// Planes with their edges' pixels repeated around them, so that no pixel's neighbours need be looked for.
+/// Planes padded with their edge pixels, so that every pixel has all neighbors.
 struct Padded {
-    /// Pixels across and down, without the border.
+    /// Width and height in pixels, without the border.
     size: (usize, usize),
-    /// Pixels from one row to the next.
+    /// Length of a padded row, pixels.
     stride: usize,
     pixels: Vec<u8>,
 }
@@ -134,16 +139,16 @@ impl Padded {
     }
 }
 
-/// What a row of the target is made of, a value for each of its pixels.
+/// The inputs of a row of the target, with a value for each pixel.
 struct Row {
-    /// Whether it lies over the source; what is below holds for those that do.
+    /// Whether the pixel maps to the source. The other fields are valid for these pixels only.
     inside: Vec<bool>,
-    /// Where the first of its sixteen neighbours is in a padded plane.
+    /// Offset in a padded plane of the first of the pixel's sixteen neighbors.
     first: Vec<u32>,
-    /// How far it lies from its second neighbour to its third, across and down.
-    parts: [Vec<f64>; 2],
-    /// Its neighbours in four rows, each four bytes.
-    neighbours: [Vec<u32>; 4],
+    /// Position between the second and the third neighbor, horizontal and vertical, from 0 to 1.
+    fractions: [Vec<f64>; 2],
+    /// The pixel's neighbors: four rows of four bytes.
+    neighbors: [Vec<u32>; 4],
 }
 
 impl Row {
@@ -151,17 +156,17 @@ impl Row {
         Row {
             inside: vec![false; width],
             first: vec![0; width],
-            parts: [vec![0.0; width], vec![0.0; width]],
-            neighbours: std::array::from_fn(|_| vec![0; width]),
+            fractions: [vec![0.0; width], vec![0.0; width]],
+            neighbors: std::array::from_fn(|_| vec![0; width]),
         }
     }
 
-    /// Finds where the pixels of the row whose middle is at `y` lie.
+    /// Computes the source positions of the row whose center is at `y`.
     #[inline(always)]
     fn find(&mut self, y: f64, [a, b, c, d, e, f]: Matrix, source: &Padded) {
         const WHOLE: f64 = (1u64 << 52) as f64;
         let (width, height, stride) = (source.size.0 as f64, source.size.1 as f64, source.stride as f64);
-        let [across, down] = &mut self.parts;
+        let [across, down] = &mut self.fractions;
         let pixels = self.inside.iter_mut().zip(&mut self.first).zip(across.iter_mut().zip(down));
         for (x, ((inside, first), (across, down))) in pixels.enumerate() {
             let x = x as u32 as f64 + 0.5;
@@ -170,35 +175,37 @@ impl Row {
             let (x, y) = (x - 0.5, y - 0.5);
             let (column, row) = (x.floor(), y.floor()); // from -1
             (*across, *down) = (x - column, y - row);
-            // A whole number below 2^52, added to it, lies in the lowest bits: a conversion's checks would not go many at once.
+            // The sum with 2^52 has the integer in its lowest bits. Unlike a checked conversion,
+            // this compiles to SIMD code.
             *first = ((row + 1.0) * stride + (column + 1.0) + WHOLE).to_bits() as u32;
         }
     }
 
-    /// The pixels that lie over the source: one run of them, since along a row each coordinate only grows or only falls.
+    /// Returns the pixels that map to the source. They are consecutive, as each coordinate is
+    /// monotonic along a row.
     fn covered(&self) -> Range<usize> {
         let end = self.inside.iter().rposition(|inside| *inside).map_or(0, |last| last + 1);
         self.inside[..end].iter().position(|inside| *inside).unwrap_or(0)..end
     }
 
-    /// Fetches a channel's neighbours of some rows for some pixels.
+    /// Loads the neighbors of some pixels from a channel.
     fn gather(&mut self, source: &Padded, channel: usize, rows: Range<usize>, pixels: Range<usize>) {
         let plane = source.pixels.len() / 3;
         let plane = &source.pixels[channel * plane..][..plane];
         for row in rows {
             let plane = &plane[row * source.stride..];
-            for (four, first) in self.neighbours[row][pixels.clone()].iter_mut().zip(&self.first[pixels.clone()]) {
+            for (four, first) in self.neighbors[row][pixels.clone()].iter_mut().zip(&self.first[pixels.clone()]) {
                 let found = plane.get(*first as usize..).and_then(|rest| rest.first_chunk());
                 *four = found.map_or(0, |four| u32::from_le_bytes(*four));
             }
         }
     }
 
-    /// Mixes them into these pixels.
+    /// Computes pixels from their neighbors.
     #[inline(always)]
     fn mix(&self, out: &mut [u8], pixels: Range<usize>, mix: impl Fn([u32; 4], [f64; 2]) -> f64) {
-        let [across, down] = self.parts.each_ref().map(|parts| &parts[pixels.clone()]);
-        let [o, p, q, r] = self.neighbours.each_ref().map(|four| &four[pixels.clone()]);
+        let [across, down] = self.fractions.each_ref().map(|fractions| &fractions[pixels.clone()]);
+        let [o, p, q, r] = self.neighbors.each_ref().map(|four| &four[pixels.clone()]);
         let rows = o.iter().zip(p).zip(q.iter().zip(r));
         for ((out, ((o, p), (q, r))), (x, y)) in out.iter_mut().zip(rows).zip(across.iter().zip(down)) {
             *out = whole(mix([*o, *p, *q, *r], [*x, *y])) as u8;
@@ -210,9 +217,10 @@ impl Row {
 mod tests {
     use super::*;
 
-    /// The mean of two neighbours, and their cubic in the middle: (5 (q + p) - (o + r)) / 8 for a = -1.
+    /// The mean of two neighbors, and the cubic in the middle: (5 (q + p) - (o + r)) / 8 for a =
+    /// -1.
     #[test]
-    fn a_shift_by_half_a_pixel_lies_between_neighbours() {
+    fn a_shift_by_half_a_pixel_is_between_neighbors() {
         let shift = |filter| {
             let mut image = Planes { width: 5, pixels: [10, 20, 40, 80, 160].repeat(3) };
             transform(&mut image, [1.0, 0.0, 0.5, 0.0, 1.0, 0.0], filter, [1, 2, 3]);
@@ -222,9 +230,10 @@ mod tests {
         assert_eq!(shift(Filter::Bicubic)[..5], [12, 26, 52, 125, 1]);
     }
 
-    /// Where the matrix moves pixels along one axis only, a shorter way is taken than for one that hardly moves them along the other.
+    /// A matrix that moves pixels along one axis only takes a shortcut, which a tiny move along the
+    /// other axis avoids.
     #[test]
-    fn both_ways_to_a_map_along_one_axis_are_the_same() {
+    fn the_shortcut_along_one_axis_has_the_same_result() {
         let mapped = |filter, matrix| {
             let mut image = Planes { width: 23, pixels: (0..3 * 23 * 19).map(|i| (i * i % 251) as u8).collect() };
             transform(&mut image, matrix, filter, [7, 8, 9]);
@@ -245,7 +254,7 @@ mod tests {
         let before: Vec<u8> = (0..48).collect();
         let mut image = Planes { width: 4, pixels: before.clone() };
         rotate(&mut image, 90.0, Filter::Bicubic, [0; 3]);
-        assert_eq!(image.pixels[..4], [3, 7, 11, 15]); // the right column, from its top: anticlockwise
+        assert_eq!(image.pixels[..4], [3, 7, 11, 15]); // the right column, from its top: counterclockwise
         for _ in 0..3 {
             rotate(&mut image, 90.0, Filter::Bicubic, [0; 3]);
         }
@@ -255,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_maps_fill_and_an_empty_view_stays_empty() {
+    fn extreme_matrices_fill_and_an_empty_view_stays_empty() {
         for matrix in [[1.0, 0.0, 1e300, 0.0, 1.0, 0.0], [f64::NAN; 6], [f64::INFINITY; 6], [1.0, 0.0, 0.0, 0.0, 1.0, -2.0]] {
             let mut image = Planes { width: 1, pixels: vec![50, 60, 70] };
             transform(&mut image, matrix, Filter::Bicubic, [1, 2, 3]);

@@ -1,23 +1,24 @@
-//! Gaussian blur of a view's planes, separable, edges repeated.
+//! Gaussian blur of a view's planes: separable, with repeated edges.
 
-use crate::planes::{Planes, byte, wide};
+use crate::augment::planes::{Planes, byte, with_simd};
 
-/// Pixels whose sums stay in registers while the weights pass by; of 32 the compiler keeps them in memory, which takes four times as long.
+/// Number of pixels whose sums are kept in registers. With 32 the compiler keeps the sums in
+/// memory, which is four times slower.
 const BLOCK: usize = 16;
 
-/// Blurs by a deviation of `sigma` pixels.
+/// Blurs with a std of `sigma` pixels.
 pub fn blur(image: &mut Planes, sigma: f32) {
     let weights = weights(sigma);
     let (width, radius) = (image.width, weights.len() / 2);
     if width == 0 || image.pixels.is_empty() {
         return;
     }
-    // Rows are filled up to whole blocks; what is worked out beyond the image is not used.
+    // Rows are padded to whole blocks; results beyond the image are not used.
     let stride = width.next_multiple_of(BLOCK);
     let mut padded = vec![0.0; stride + 2 * radius];
     let mut across = vec![0.0; image.pixels.len() / width / 3 * stride];
     for plane in image.channels() {
-        wide(
+        with_simd(
             #[inline(always)]
             || {
                 for (row, out) in plane.chunks_exact(width).zip(across.chunks_exact_mut(stride)) {
@@ -48,7 +49,7 @@ pub fn blur(image: &mut Planes, sigma: f32) {
     }
 }
 
-/// The bell's weights up to three deviations at each side, summing to 1.
+/// Returns the weights of a Gaussian up to three std on each side, with a sum of 1.
 fn weights(sigma: f32) -> Vec<f32> {
     let radius = (3.0 * sigma).ceil().max(1.0) as usize;
     let mut weights: Vec<f32> = (0..=2 * radius).map(|i| (-0.5 * ((i as f32 - radius as f32) / sigma).powi(2)).exp()).collect();
@@ -57,20 +58,21 @@ fn weights(sigma: f32) -> Vec<f32> {
     weights
 }
 
-/// A row as numbers, `radius` of its first and last pixel repeated before and behind it.
+/// Converts a row to f32, with `radius` copies of its first pixel before it and of its last after
+/// it.
 #[inline(always)]
 fn fill(padded: &mut [f32], row: &[u8], radius: usize) {
     let (before, rest) = padded.split_at_mut(radius);
-    let (inside, behind) = rest.split_at_mut(row.len());
+    let (inside, after) = rest.split_at_mut(row.len());
     before.fill(row[0] as f32);
     inside.iter_mut().zip(row).for_each(|(p, v)| *p = *v as f32);
-    behind.fill(row[row.len() - 1] as f32);
+    after.fill(row[row.len() - 1] as f32);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Rgb;
+    use crate::decode::Rgb;
 
     #[test]
     fn a_flat_image_stays_and_a_point_spreads_evenly() {

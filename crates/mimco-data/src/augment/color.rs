@@ -1,35 +1,37 @@
-//! Colour operations on a view's planes, each as PIL and torchvision compute it, in loops over whole planes that compile to vectors.
+//! Color operations on a view's planes, computed as PIL and torchvision do, in loops over whole
+//! planes that compile to SIMD code.
 
-use crate::planes::{Planes, byte, whole, wide};
+use crate::augment::planes::{Planes, byte, whole, with_simd};
 
-/// Luminance as PIL's conversion to "L" has it (ITU-R 601-2, 16-bit fixed point). All sums are whole and below 2^24, so f32 has them exactly.
+/// Returns the luminance of PIL's conversion to "L" (ITU-R 601-2, 16-bit fixed point). All sums are
+/// integers below 2^24, so f32 is exact.
 #[inline(always)]
 fn luminance(r: u8, g: u8, b: u8) -> u8 {
     byte((r as f32 * 19_595.0 + g as f32 * 38_470.0 + b as f32 * 7_471.0 + 32_768.0) * (1.0 / 65_536.0))
 }
 
-/// from + factor (to - from), cut to 0..255.
+/// Returns from + factor · (to - from), clamped to 0..255.
 #[inline(always)]
 pub fn blend(from: f32, to: u8, factor: f32) -> u8 {
     byte(from + factor * (to as f32 - from))
 }
 
-/// Brightness: blended with black.
+/// Changes the brightness: blends with black.
 pub fn brightness(image: &mut Planes, factor: f32) {
-    wide(
+    with_simd(
         #[inline(always)]
         || image.pixels.iter_mut().for_each(|p| *p = blend(0.0, *p, factor)),
     );
 }
 
-/// Contrast: blended with the mean luminance.
+/// Changes the contrast: blends with the mean luminance.
 pub fn contrast(image: &mut Planes, factor: f32) {
-    wide(
+    with_simd(
         #[inline(always)]
         || {
             let [r, g, b] = image.channels();
             let mut sum = 0u64;
-            // Few enough for a sum of 32 bits.
+            // Chunks whose sum fits 32 bits.
             for ((r, g), b) in r.chunks(4096).zip(g.chunks(4096)).zip(b.chunks(4096)) {
                 let part: u32 = r.iter().zip(g).zip(b).map(|((r, g), b)| luminance(*r, *g, *b) as u32).sum();
                 sum += part as u64;
@@ -40,43 +42,44 @@ pub fn contrast(image: &mut Planes, factor: f32) {
     );
 }
 
-/// Saturation: blended with the grey image.
+/// Changes the saturation: blends with the grayscale image.
 pub fn saturation(image: &mut Planes, factor: f32) {
-    wide(
+    with_simd(
         #[inline(always)]
         || {
             let [r, g, b] = image.channels();
             for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-                let grey = luminance(*r, *g, *b) as f32;
-                (*r, *g, *b) = (blend(grey, *r, factor), blend(grey, *g, factor), blend(grey, *b, factor));
+                let gray = luminance(*r, *g, *b) as f32;
+                (*r, *g, *b) = (blend(gray, *r, factor), blend(gray, *g, factor), blend(gray, *b, factor));
             }
         },
     );
 }
 
-/// Hue: turned by `shift` of the circle (-0.5 to 0.5), through eight-bit HSV.
+/// Shifts the hue by `shift` of the color circle (-0.5 to 0.5), through 8-bit HSV.
 pub fn hue(image: &mut Planes, shift: f32) {
-    let turn = (shift * 255.0) as i32 & 255; // wraps around, as the circle does
-    wide(
+    let turn = (shift * 255.0) as i32 & 255; // wraps around
+    with_simd(
         #[inline(always)]
         || {
             let [r, g, b] = image.channels();
             for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-                (*r, *g, *b) = turned(*r, *g, *b, turn);
+                (*r, *g, *b) = shift_hue(*r, *g, *b, turn);
             }
         },
     );
 }
 
-/// Without branches, so that many pixels go at once.
+/// Shifts the hue of a pixel, without branches so that the loop compiles to SIMD code.
 #[inline(always)]
-fn turned(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
+fn shift_hue(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
     let (red, green, blue) = (r as f32, g as f32, b as f32);
     let (top, low) = (red.max(green).max(blue), red.min(green).min(blue));
-    let grey = top == low;
-    let range = if grey { 1.0 } else { top - low };
+    let gray = top == low;
+    let range = if gray { 1.0 } else { top - low };
     let (from_r, from_g, from_b) = ((top - red) / range, (top - green) / range, (top - blue) / range);
-    // In f64 and f32 just where Pillow has them: a hue cut to the next lower of its 256 steps moves a channel by six.
+    // f64 and f32 exactly where Pillow uses them: a hue of the next lower step changes a channel by
+    // six.
     let second = (2.0 + from_r as f64 - from_b as f64) as f32;
     let third = (4.0 + from_g as f64 - from_r as f64) as f32;
     let sixths = if red == top { from_b - from_g } else { if green == top { second } else { third } };
@@ -91,44 +94,44 @@ fn turned(r: u8, g: u8, b: u8, turn: i32) -> (u8, u8, u8) {
     let (p, q, t) = (rounded(top * (1.0 - s)), rounded(top * (1.0 - s * part)), rounded(top * (1.0 - s * (1.0 - part))));
     let v = byte(top);
     let (red, green, blue) = (pick(sector, [v, q, p, p, t, v]), pick(sector, [t, v, v, q, p, p]), pick(sector, [p, p, t, v, v, q]));
-    if grey { (r, g, b) } else { (red, green, blue) }
+    if gray { (r, g, b) } else { (red, green, blue) }
 }
 
-/// Of a number from 0 to 255.
+/// Rounds a number from 0 to 255 to a byte.
 #[inline(always)]
 fn rounded(x: f32) -> u8 {
     byte(x + 0.5)
 }
 
-/// The value of a sixth of the circle, whose end is its beginning.
+/// Returns the value of a sector of the color circle; a sector outside 0..6 is sector 0.
 #[inline(always)]
 fn pick(sector: i32, of: [u8; 6]) -> u8 {
     of.into_iter().enumerate().skip(1).fold(of[0], |value, (i, other)| if sector == i as i32 { other } else { value })
 }
 
-/// Grey in all three channels.
-pub fn grey(image: &mut Planes) {
-    wide(
+/// Sets all three channels to the luminance.
+pub fn grayscale(image: &mut Planes) {
+    with_simd(
         #[inline(always)]
         || {
             let [r, g, b] = image.channels();
             for ((r, g), b) in r.iter_mut().zip(g).zip(b) {
-                let grey = luminance(*r, *g, *b);
-                (*r, *g, *b) = (grey, grey, grey);
+                let gray = luminance(*r, *g, *b);
+                (*r, *g, *b) = (gray, gray, gray);
             }
         },
     );
 }
 
-/// Values of `threshold` and more are inverted.
+/// Inverts values of `threshold` and more.
 pub fn solarize(image: &mut Planes, threshold: u8) {
-    wide(
+    with_simd(
         #[inline(always)]
         || image.pixels.iter_mut().for_each(|p| *p = if *p >= threshold { 255 - *p } else { *p }),
     );
 }
 
-/// Mirrored left to right.
+/// Mirrors the image horizontally.
 pub fn flip(image: &mut Planes) {
     image.pixels.chunks_exact_mut(image.width.max(1)).for_each(<[u8]>::reverse);
 }
@@ -136,9 +139,9 @@ pub fn flip(image: &mut Planes) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Rgb;
+    use crate::decode::Rgb;
 
-    /// Values by Pillow 12 and torchvision 0.28's functional operations on one pixel.
+    /// Values of Pillow 12 and torchvision 0.28's functional operations on one pixel.
     #[test]
     fn colours_are_pils() {
         let apply = |pixel: [u8; 3], f: &dyn Fn(&mut Planes)| {
@@ -149,7 +152,7 @@ mod tests {
         assert_eq!(apply([200, 100, 50], &|i| brightness(i, 1.3)), [255, 130, 65]);
         assert_eq!(apply([200, 100, 50], &|i| contrast(i, 0.5)), [162, 112, 87]);
         assert_eq!(apply([200, 100, 50], &|i| saturation(i, 0.5)), [162, 112, 87]);
-        assert_eq!(apply([200, 100, 50], &grey), [124, 124, 124]);
+        assert_eq!(apply([200, 100, 50], &grayscale), [124, 124, 124]);
         assert_eq!(apply([200, 100, 50], &|i| solarize(i, 128)), [55, 100, 50]);
     }
 
@@ -163,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Every colour through eight-bit HSV and back, by branches and in Pillow's mixture of f32 and f64.
+    /// Converts colors to 8-bit HSV and back, with branches and Pillow's mixture of f32 and f64.
     #[test]
     fn hues_are_pillows_for_every_colour() {
         let plain = |pixel: [u8; 3], turn: u8| {
@@ -190,12 +193,12 @@ mod tests {
         };
         for (shift, turn) in [(0.0, 0), (-0.1, 231), (0.07, 17), (0.5, 127)] {
             for r in (0..=255u8).step_by(3) {
-                let colours: Vec<[u8; 3]> = (0..=255).flat_map(|g| (0..=255).step_by(5).map(move |b| [r, g, b])).collect();
-                let mut image = Planes::of(&Rgb { width: colours.len() as u32, height: 1, pixels: colours.concat() });
+                let colors: Vec<[u8; 3]> = (0..=255).flat_map(|g| (0..=255).step_by(5).map(move |b| [r, g, b])).collect();
+                let mut image = Planes::of(&Rgb { width: colors.len() as u32, height: 1, pixels: colors.concat() });
                 hue(&mut image, shift);
                 let [red, green, blue] = image.channels();
-                for (i, colour) in colours.iter().enumerate() {
-                    assert_eq!([red[i], green[i], blue[i]], plain(*colour, turn), "{colour:?} by {turn}");
+                for (i, color) in colors.iter().enumerate() {
+                    assert_eq!([red[i], green[i], blue[i]], plain(*color, turn), "{color:?} by {turn}");
                 }
             }
         }

@@ -1,24 +1,25 @@
-//! Operations on the tones of a view's planes, each as PIL's ImageOps and ImageEnhance compute it.
+//! Operations on the histograms and values of a view's planes, computed as PIL's ImageOps and
+//! ImageEnhance do.
 
-use crate::colour::blend;
-use crate::planes::{Planes, wide};
+use crate::augment::color::blend;
+use crate::augment::planes::{Planes, with_simd};
 
-/// Each channel stretched so that its lowest value is 0 and its highest 255.
+/// Stretches each channel so that its lowest value is 0 and its highest is 255.
 pub fn autocontrast(image: &mut Planes) {
     for plane in image.channels() {
-        let (low, high) = wide(
+        let (low, high) = with_simd(
             #[inline(always)]
             || plane.iter().fold((255u8, 0u8), |(low, high), p| (low.min(*p), high.max(*p))),
         );
         if high > low {
             let scale = 255.0 / (high - low) as f64;
             let offset = -(low as f64) * scale;
-            map(plane, |value| (value as f64 * scale + offset) as u8); // cut to a byte
+            map(plane, |value| (value as f64 * scale + offset) as u8); // truncated to a byte
         }
     }
 }
 
-/// Each channel's values spread so that about as many pixels have each.
+/// Equalizes each channel's histogram.
 pub fn equalize(image: &mut Planes) {
     for plane in image.channels() {
         let counts = counts(plane);
@@ -36,32 +37,33 @@ pub fn equalize(image: &mut Planes) {
     }
 }
 
-/// Every value's complement.
+/// Inverts every value.
 pub fn invert(image: &mut Planes) {
-    wide(
+    with_simd(
         #[inline(always)]
         || image.pixels.iter_mut().for_each(|p| *p = 255 - *p),
     );
 }
 
-/// Keeps the highest `bits` of every value. Without any the picture is black, as Pillow made it before version 13, which refuses to.
+/// Keeps the highest `bits` bits of every value. Zero bits give a black image, as in Pillow before
+/// version 13.
 pub fn posterize(image: &mut Planes, bits: u32) {
     let mask = !255u8.checked_shr(bits).unwrap_or(0);
-    wide(
+    with_simd(
         #[inline(always)]
         || image.pixels.iter_mut().for_each(|p| *p &= mask),
     );
 }
 
-/// Values below 128 are raised by `add`, to 255 at most.
+/// Adds `add` to values below 128, to at most 255.
 pub fn solarize_add(image: &mut Planes, add: u8) {
-    wide(
+    with_simd(
         #[inline(always)]
         || image.pixels.iter_mut().for_each(|p| *p = if *p < 128 { p.saturating_add(add) } else { *p }),
     );
 }
 
-/// Sharpness: blended with a smoothed image. Pixels at the edges, which have no neighbours all around, stay.
+/// Changes the sharpness: blends with a smoothed image. Pixels at the edges stay.
 pub fn sharpness(image: &mut Planes, factor: f32) {
     let width = image.width;
     if width < 3 {
@@ -71,7 +73,7 @@ pub fn sharpness(image: &mut Planes, factor: f32) {
     for plane in image.channels() {
         before.clear();
         before.extend_from_slice(plane);
-        wide(
+        with_simd(
             #[inline(always)]
             || {
                 for (three, out) in before.windows(3 * width).step_by(width).zip(plane.chunks_exact_mut(width).skip(1)) {
@@ -87,19 +89,19 @@ pub fn sharpness(image: &mut Planes, factor: f32) {
 #[inline(always)]
 fn sharpen_row(above: &[u8], here: &[u8], below: &[u8], out: &mut [u8], factor: f32) {
     let inside = out.len() - 2;
-    // A kernel of ones, whose centre weighs 5.
+    // A kernel of ones with a center of 5.
     let three = |row: &[u8], x: usize| row[x] as u16 + row[x + 1] as u16 + row[x + 2] as u16;
     let (above, below, here) = (&above[..inside + 2], &below[..inside + 2], &here[..inside + 2]);
     for (x, out) in out[1..=inside].iter_mut().enumerate() {
         let sum = three(above, x) + three(here, x) + three(below, x) + 4 * here[x + 1] as u16;
-        let smooth = (2 * sum + 13) / 26; // of thirteen, rounded: a tie cannot be
+        let smooth = (2 * sum + 13) / 26; // divided by 13 and rounded; there are no ties
         *out = blend(smooth as f32, here[x + 1], factor);
     }
 }
 
-/// How many pixels have each value.
+/// Returns the histogram of a plane.
 fn counts(plane: &[u8]) -> [usize; 256] {
-    // In four tables, since one value's count would wait for its last change where neighbours are alike.
+    // Four tables, as increments of equal neighbors in one table would wait for each other.
     let mut tables = [[0u32; 256]; 4];
     for pixels in plane.chunks(4) {
         tables.iter_mut().zip(pixels).for_each(|(table, p)| table[*p as usize] += 1);
@@ -107,7 +109,7 @@ fn counts(plane: &[u8]) -> [usize; 256] {
     std::array::from_fn(|value| tables.iter().map(|table| table[value] as usize).sum())
 }
 
-/// Every value through a function, by a table.
+/// Applies a function to every value, by a lookup table.
 fn map(plane: &mut [u8], function: impl Fn(u8) -> u8) {
     let table: [u8; 256] = std::array::from_fn(|value| function(value as u8));
     plane.iter_mut().for_each(|p| *p = table[*p as usize]);
@@ -121,7 +123,7 @@ mod tests {
         Planes { width, pixels }
     }
 
-    /// A plane of one value has nothing to stretch or to spread; nor has an empty one.
+    /// Planes of one value and empty planes have nothing to stretch.
     #[test]
     fn flat_and_empty_planes_stay() {
         for operation in [autocontrast, equalize, |i: &mut Planes| sharpness(i, 1.9)] {
@@ -134,9 +136,10 @@ mod tests {
         }
     }
 
-    /// By ImageOps.equalize of Pillow 13: 600 pixels of 10, 500 of 20, 12 of 30; the last level would be 278.
+    /// Values of Pillow 13's ImageOps.equalize: 600 pixels of 10, 500 of 20, 12 of 30; the last
+    /// level would be 278.
     #[test]
-    fn levels_of_equalized_planes_are_cut_to_255() {
+    fn levels_of_equalized_planes_are_clamped_to_255() {
         let pixels: Vec<u8> = [vec![10; 600], vec![20; 500], vec![30; 12]].concat();
         let mut image = planes(1112, pixels.repeat(3));
         equalize(&mut image);
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn tones_of_single_values() {
+    fn single_values_are_mapped() {
         let apply = |operation: &dyn Fn(&mut Planes)| {
             let mut image = planes(4, [0, 29, 127, 128].repeat(3));
             operation(&mut image);
@@ -159,7 +162,8 @@ mod tests {
         assert_eq!(apply(&|i| solarize_add(i, 128)), [128, 157, 255, 128]);
     }
 
-    /// A point of 130 on black: 5/13 of it (50) stays in the middle, 1/13 (10) around; 1.5 times sharper is 130 + 0.5 (130 - 50) in the middle.
+    /// A point of 130 on black: 5/13 of it (50) stays in the center, 1/13 (10) around it. A
+    /// sharpness of 1.5 gives 130 + 0.5 (130 - 50) in the center.
     #[test]
     fn a_point_is_smoothed_and_sharpened() {
         let mut pixels = vec![0; 75];

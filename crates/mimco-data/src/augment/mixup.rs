@@ -1,21 +1,23 @@
-//! Mixup and CutMix of a batch as timm's `Mixup` has them in its `batch` mode: image i is mixed with image batch - 1 - i, all by the same share.
+//! Mixup and CutMix of a batch, as timm's `Mixup` in its `batch` mode: image i is mixed with image
+//! batch - 1 - i, all with the same lambda.
 
-use crate::draws::beta;
-use crate::planes::wide;
+use crate::augment::planes::with_simd;
+use crate::random::distributions::beta;
 use crate::random::{below, unit};
 use rand_chacha::ChaCha8Rng;
 use std::ops::Range;
 
-/// Draws how a batch is mixed. The default is the fine-tuning recipes': mixup with 0.8 or CutMix with 1.0, as often the one as the other.
+/// Settings of mixup and CutMix. The default is that of fine-tuning recipes: mixup with 0.8 or
+/// CutMix with 1.0, with equal probabilities.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Mix {
     /// Probability that a batch is mixed.
     pub probability: f32,
-    /// Share of CutMix where mixup is on as well.
+    /// Fraction of mixed batches that use CutMix, if mixup is enabled too.
     pub cutmix_share: f32,
-    /// Both parameters of mixup's Beta distribution; 0 turns mixup off.
+    /// Both parameters of mixup's Beta distribution; 0 disables mixup.
     pub mixup_alpha: f32,
-    /// Both parameters of CutMix's Beta distribution; 0 turns CutMix off.
+    /// Both parameters of CutMix's Beta distribution; 0 disables CutMix.
     pub cutmix_alpha: f32,
 }
 
@@ -27,68 +29,70 @@ impl Default for Mix {
 
 /// How a batch is mixed.
 #[derive(Clone, PartialEq, Debug)]
-pub enum Mixed {
-    /// Left as it is.
-    Not,
-    /// Each image is `lambda` of itself and the rest of its partner.
+pub enum Mixing {
+    /// The batch stays unchanged.
+    None,
+    /// Each image becomes `lambda` · itself + (1 - `lambda`) · its partner.
     Mixup {
-        /// From 0 to 1.
+        /// Weight of the image itself, from 0 to 1.
         lambda: f32,
     },
-    /// Each image has its partner's pixels in a box.
+    /// Each image gets its partner's pixels in a box.
     Cutmix {
         /// Rows of the box.
         rows: Range<usize>,
         /// Columns of the box.
         columns: Range<usize>,
-        /// Share of the image outside the box.
+        /// Fraction of the image outside the box.
         lambda: f32,
     },
 }
 
-impl Mixed {
-    /// What an image keeps of itself, from 0 to 1: its share in its target.
+impl Mixing {
+    /// Returns the weight of an image's own label in its target, from 0 to 1.
     pub fn lambda(&self) -> f32 {
         match self {
-            Mixed::Not => 1.0,
-            Mixed::Mixup { lambda } | Mixed::Cutmix { lambda, .. } => *lambda,
+            Mixing::None => 1.0,
+            Mixing::Mixup { lambda } | Mixing::Cutmix { lambda, .. } => *lambda,
         }
     }
 }
 
 impl Mix {
-    /// How a batch of views of `size` x `size` pixels is mixed.
-    pub fn draw(&self, size: usize, rng: &mut ChaCha8Rng) -> Mixed {
+    /// Draws how a batch of views of `size` x `size` pixels is mixed.
+    pub fn draw(&self, size: usize, rng: &mut ChaCha8Rng) -> Mixing {
         let (mixup, cutmix) = (self.mixup_alpha > 0.0, self.cutmix_alpha > 0.0);
         if !(mixup || cutmix) || unit(rng) >= self.probability {
-            return Mixed::Not;
+            return Mixing::None;
         }
         if cutmix && (!mixup || unit(rng) < self.cutmix_share) {
             let lambda = beta(self.cutmix_alpha, rng);
-            cut(size, lambda, (below(rng, size), below(rng, size)))
+            cut_box(size, lambda, (below(rng, size), below(rng, size)))
         } else {
-            Mixed::Mixup { lambda: beta(self.mixup_alpha, rng) }
+            Mixing::Mixup { lambda: beta(self.mixup_alpha, rng) }
         }
     }
 }
 
-/// CutMix by a box of 1 - `lambda` of the image around `centre` (row, column). What of it lies outside the image is cut off, and lambda corrected.
-fn cut(size: usize, lambda: f32, centre: (usize, usize)) -> Mixed {
+/// Returns CutMix with a box of 1 - `lambda` of the image around `center` (row, column). The box is
+/// clipped to the image, and lambda is corrected.
+fn cut_box(size: usize, lambda: f32, center: (usize, usize)) -> Mixing {
     let side = (size as f32 * (1.0 - lambda).sqrt()) as usize;
-    let range = |centre: usize| centre.saturating_sub(side / 2)..(centre + side.div_ceil(2)).min(size);
-    let (rows, columns) = (range(centre.0), range(centre.1));
+    let range = |center: usize| center.saturating_sub(side / 2)..(center + side.div_ceil(2)).min(size);
+    let (rows, columns) = (range(center.0), range(center.1));
     let share = (rows.len() * columns.len()) as f32 / (size * size).max(1) as f32;
-    Mixed::Cutmix { rows, columns, lambda: 1.0 - share }
+    Mixing::Cutmix { rows, columns, lambda: 1.0 - share }
 }
 
-/// Mixes views [batch, 3, size, size] as it was drawn for this size. An odd batch's middle one, its own partner, stays.
-pub fn apply(mixed: &Mixed, views: &mut [f32], batch: usize, size: usize) {
+/// Mixes views [batch, 3, size, size] as drawn for this size. The middle image of an odd batch is
+/// its own partner and stays.
+pub fn apply(mixed: &Mixing, views: &mut [f32], batch: usize, size: usize) {
     let plane = (size * size).max(1);
     let mut views = views.chunks_exact_mut(3 * plane).take(batch);
     while let (Some(view), Some(partner)) = (views.next(), views.next_back()) {
         match mixed {
-            Mixed::Not => return,
-            Mixed::Mixup { lambda } => wide(
+            Mixing::None => return,
+            Mixing::Mixup { lambda } => with_simd(
                 #[inline(always)]
                 || {
                     for (a, b) in view.iter_mut().zip(partner) {
@@ -96,7 +100,7 @@ pub fn apply(mixed: &Mixed, views: &mut [f32], batch: usize, size: usize) {
                     }
                 },
             ),
-            Mixed::Cutmix { rows, columns, .. } => {
+            Mixing::Cutmix { rows, columns, .. } => {
                 for (own, other) in view.chunks_exact_mut(plane).zip(partner.chunks_exact_mut(plane)) {
                     for y in rows.clone() {
                         let inside = y * size + columns.start..y * size + columns.end;
@@ -108,8 +112,9 @@ pub fn apply(mixed: &Mixed, views: &mut [f32], batch: usize, size: usize) {
     }
 }
 
-/// Targets [batch, classes] of mixed images: `lambda` of an image's label and the rest of its partner's, of which `smoothing` (0 to 1) is spread over all
-/// classes. Labels are below `classes`; one that is not marks no class.
+/// Returns targets [batch, classes] of mixed images: `lambda` of an image's label and 1 - `lambda`
+/// of its partner's, of which `smoothing` (0 to 1) is spread over all classes. Labels that are not
+/// below `classes` are ignored.
 pub fn targets(labels: &[u32], classes: usize, lambda: f32, smoothing: f32) -> Vec<f32> {
     let mut targets = vec![smoothing / classes.max(1) as f32; labels.len() * classes];
     let pairs = labels.iter().zip(labels.iter().rev());
@@ -128,37 +133,39 @@ mod tests {
     use super::*;
     use crate::random::{Purpose, keyed};
 
-    /// Against timm's Mixup in 200000 draws (CutMix half of the time, mixup's lambda with mean 0.5018 and deviation 0.3099; the distribution's are 0.5 and
-    /// 0.3101) and its CutMix in 400000 for 224 pixels: lambda's mean 0.6808 and deviation 0.1885. Without rounding to pixels the mean is 1 - 77 / 240 by
-    /// integration: a box of side r keeps r - r^2 / 4 of it inside, and r^2 is uniform.
+    /// Statistics of 200000 draws of timm's Mixup: CutMix in half of them, mixup's lambda with mean
+    /// 0.5018 and std 0.3099 (the distribution's are 0.5 and 0.3101). CutMix in 400000 draws for
+    /// 224 pixels: lambda with mean 0.6808 and std 0.1885. Without rounding to pixels, integration
+    /// gives the mean 1 - 77 / 240: a box of side r has r - r^2 / 4 of it inside, and r^2 is
+    /// uniform.
     #[test]
-    fn lambdas_are_drawn_as_timm_does() {
+    fn lambdas_are_drawn_as_by_timm() {
         let mut rng = keyed(0, Purpose::View(0), 0, 0);
         let (mut mixup, mut cutmix) = (Vec::new(), Vec::new());
         for _ in 0..100_000 {
             match Mix::default().draw(224, &mut rng) {
-                Mixed::Mixup { lambda } => mixup.push(lambda as f64),
-                Mixed::Cutmix { rows, columns, lambda } => {
+                Mixing::Mixup { lambda } => mixup.push(lambda as f64),
+                Mixing::Cutmix { rows, columns, lambda } => {
                     assert!(rows.end <= 224 && columns.end <= 224);
                     let area = (rows.len() * columns.len()) as f64 / (224.0 * 224.0);
                     assert!((1.0 - area - lambda as f64).abs() < 1e-6);
                     cutmix.push(1.0 - area);
                 }
-                Mixed::Not => panic!("always mixed"),
+                Mixing::None => panic!("always mixed"),
             }
         }
         assert!((cutmix.len() as f64 / 100_000.0 - 0.5).abs() < 0.006);
-        for (lambdas, mean, deviation) in [(mixup, 0.5, 0.3101), (cutmix, 0.6808, 0.1885)] {
+        for (lambdas, mean, std) in [(mixup, 0.5, 0.3101), (cutmix, 0.6808, 0.1885)] {
             let measured = lambdas.iter().sum::<f64>() / lambdas.len() as f64;
             let spread = (lambdas.iter().map(|l| (l - measured).powi(2)).sum::<f64>() / lambdas.len() as f64).sqrt();
-            assert!((measured - mean).abs() < 0.004 && (spread - deviation).abs() < 0.003, "{measured} {spread}");
+            assert!((measured - mean).abs() < 0.004 && (spread - std).abs() < 0.003, "{measured} {spread}");
         }
     }
 
-    /// By timm's cutmix_bbox_and_lam with these centres.
+    /// Values of timm's cutmix_bbox_and_lam with these centers.
     #[test]
     fn boxes_are_timms() {
-        for (size, lambda, centre, rows, columns, corrected) in [
+        for (size, lambda, center, rows, columns, corrected) in [
             (224, 0.3, (10, 200), 0..104, 107..224, 0.757_493_6),
             (224, 0.75, (111, 112), 55..167, 56..168, 0.75),
             (32, 0.9, (0, 31), 0..5, 26..32, 0.970_703_1),
@@ -166,25 +173,25 @@ mod tests {
             (16, 0.0, (3, 8), 0..11, 0..16, 0.3125),
             (16, 1.0, (3, 8), 3..3, 8..8, 1.0),
         ] {
-            let Mixed::Cutmix { rows: r, columns: c, lambda: l } = cut(size, lambda, centre) else { panic!() };
-            assert_eq!((r, c), (rows, columns), "{size} {lambda} {centre:?}");
+            let Mixing::Cutmix { rows: r, columns: c, lambda: l } = cut_box(size, lambda, center) else { panic!() };
+            assert_eq!((r, c), (rows, columns), "{size} {lambda} {center:?}");
             assert!((l - corrected).abs() < 1e-6, "{l} is not {corrected}");
         }
     }
 
     #[test]
-    fn switches_choose_what_is_drawn() {
+    fn settings_enable_and_disable_mixup_and_cutmix() {
         let mut rng = keyed(0, Purpose::View(0), 0, 0);
         let mut drawn = |mix: Mix| (0..50).map(|_| mix.draw(32, &mut rng)).collect::<Vec<_>>();
         let off = Mix { mixup_alpha: 0.0, cutmix_alpha: 0.0, ..Mix::default() };
-        assert!(drawn(off.clone()).iter().all(|m| *m == Mixed::Not));
-        assert!(drawn(Mix { probability: 0.0, ..Mix::default() }).iter().all(|m| *m == Mixed::Not));
-        assert!(drawn(Mix { mixup_alpha: 0.8, ..off.clone() }).iter().all(|m| matches!(m, Mixed::Mixup { .. })));
-        assert!(drawn(Mix { cutmix_alpha: 1.0, ..off }).iter().all(|m| matches!(m, Mixed::Cutmix { .. })));
-        assert_eq!(Mixed::Not.lambda(), 1.0);
+        assert!(drawn(off.clone()).iter().all(|m| *m == Mixing::None));
+        assert!(drawn(Mix { probability: 0.0, ..Mix::default() }).iter().all(|m| *m == Mixing::None));
+        assert!(drawn(Mix { mixup_alpha: 0.8, ..off.clone() }).iter().all(|m| matches!(m, Mixing::Mixup { .. })));
+        assert!(drawn(Mix { cutmix_alpha: 1.0, ..off }).iter().all(|m| matches!(m, Mixing::Cutmix { .. })));
+        assert_eq!(Mixing::None.lambda(), 1.0);
     }
 
-    /// Views of an odd batch, each of one value but for the first pixel of each channel.
+    /// Returns views of an odd batch, each of one value except for the first pixel of each channel.
     fn batch() -> Vec<f32> {
         let view = |value: f32| [vec![value + 0.5], vec![value; 3]].concat().repeat(3);
         [0.0, 10.0, 20.0, 30.0, 40.0].into_iter().flat_map(view).collect()
@@ -193,7 +200,7 @@ mod tests {
     #[test]
     fn mixup_adds_the_reversed_batch() {
         let mut views = batch();
-        apply(&Mixed::Mixup { lambda: 0.75 }, &mut views, 5, 2);
+        apply(&Mixing::Mixup { lambda: 0.75 }, &mut views, 5, 2);
         let expected = [10.0, 15.0, 20.0, 25.0, 30.0];
         for (view, value) in views.chunks(12).zip(expected) {
             for channel in view.chunks(4) {
@@ -205,7 +212,7 @@ mod tests {
     #[test]
     fn cutmix_swaps_the_box_with_the_reversed_batch() {
         let mut views = batch();
-        apply(&Mixed::Cutmix { rows: 0..2, columns: 1..2, lambda: 0.5 }, &mut views, 5, 2);
+        apply(&Mixing::Cutmix { rows: 0..2, columns: 1..2, lambda: 0.5 }, &mut views, 5, 2);
         let expected = [[0.5, 40.0, 0.0, 40.0], [10.5, 30.0, 10.0, 30.0], [20.5, 20.0, 20.0, 20.0], [30.5, 10.0, 30.0, 10.0]];
         for (view, expected) in views.chunks(12).zip(expected) {
             assert!(view.chunks(4).all(|channel| channel == expected), "{view:?}");
@@ -213,18 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_mixed_stays_and_nothing_is_no_error() {
+    fn unmixed_and_empty_batches_stay() {
         let mut views = batch();
-        apply(&Mixed::Not, &mut views, 5, 2);
+        apply(&Mixing::None, &mut views, 5, 2);
         assert_eq!(views, batch());
         for batch in [0, 1] {
-            apply(&Mixed::Mixup { lambda: 0.5 }, &mut views, batch, 2);
+            apply(&Mixing::Mixup { lambda: 0.5 }, &mut views, batch, 2);
         }
         assert_eq!(views, batch());
         apply(&Mix::default().draw(0, &mut keyed(0, Purpose::View(0), 0, 0)), &mut [], 4, 0);
     }
 
-    /// By timm's mixup_target for labels 0, 3, 3 of four classes.
+    /// Values of timm's mixup_target for labels 0, 3, 3 of four classes.
     #[test]
     fn targets_are_timms() {
         let expected = [0.655, 0.025, 0.025, 0.295, 0.025, 0.025, 0.025, 0.925, 0.295, 0.025, 0.025, 0.655];

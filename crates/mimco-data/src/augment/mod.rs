@@ -1,99 +1,141 @@
-//! The views of an image that the methods train on, with torchvision's meanings and distributions.
+//! Augmentation: random views of an image, and the transforms of evaluation and fine-tuning.
+//!
+//! Operations have torchvision's or timm's meanings and distributions, and PIL's pixel values.
 
-use crate::Rgb;
-use crate::blur::blur;
-use crate::colour;
-use crate::planes::Planes;
+mod affine;
+mod blur;
+mod color;
+mod eval_transform;
+mod histogram;
+pub mod mixup;
+mod planes;
+mod rand_augment;
+mod random_erasing;
+mod resize;
+#[cfg(test)]
+mod tests;
+
+pub use eval_transform::{SMALL, eval_view};
+pub use planes::Planes;
+pub use rand_augment::RandAugment;
+pub use random_erasing::{Eraser, RandomErasing};
+pub use resize::Filter;
+
+use crate::decode::{Crop, Rgb};
 use crate::random::{below, between, unit};
-use crate::resize::{Crop, Filter, crop_and_resize};
+use blur::blur;
 use rand_chacha::ChaCha8Rng;
+pub(crate) use resize::crop_and_resize;
 
-/// Aspect ratios of a random crop, from width / height 3/4 to 4/3.
+/// Smallest and largest aspect ratio (width / height) of a random crop.
 const RATIO: (f32, f32) = (3.0 / 4.0, 4.0 / 3.0);
 
-/// One view for masked image modelling: a random resized crop and a flip.
+/// A random view of an image: a random resized crop, followed by random operations.
 #[derive(Clone, PartialEq, Debug)]
-pub struct MimAugment {
-    /// Smallest and largest share of the image's area that a crop takes.
+pub struct RandomView {
+    /// Smallest and largest fraction of the image's area that the crop takes.
     pub crop_scale: (f32, f32),
-    /// Probability of a flip.
-    pub flip: f32,
+    /// Interpolation of the resized crop.
+    pub filter: Filter,
+    /// Operations in the order in which they are drawn and applied.
+    pub operations: Vec<RandomOperation>,
 }
 
-/// The two views of MoCo v3.
+/// An operation that is applied to a view with a probability.
 #[derive(Clone, PartialEq, Debug)]
-pub struct MocoAugment {
-    /// Smallest and largest share of the image's area that a crop takes.
-    pub crop_scale: (f32, f32),
-    /// Probability of a flip.
-    pub flip: f32,
-    /// Probability of colour jitter.
-    pub jitter: f32,
-    /// Strengths of jitter: brightness, contrast, saturation, hue.
-    pub strengths: [f32; 4],
-    /// Probability of grey.
-    pub grey: f32,
-    /// Probability of a blur in view 1 and view 2.
-    pub blur: [f32; 2],
-    /// Deviations of the blur, pixels.
-    pub blur_sigma: (f32, f32),
-    /// Probability of solarisation in view 1 and view 2.
-    pub solarize: [f32; 2],
+pub enum RandomOperation {
+    /// Changes brightness, contrast, saturation and hue in random order, each by a random factor.
+    ColorJitter {
+        /// Probability from 0 to 1.
+        probability: f32,
+        /// Strengths of brightness, contrast, saturation (factors of 1 ± strength) and hue (a shift
+        /// of up to ± strength, a fraction of the color circle).
+        strengths: [f32; 4],
+    },
+    /// Converts the view to grayscale.
+    Grayscale {
+        /// Probability from 0 to 1.
+        probability: f32,
+    },
+    /// Applies a Gaussian blur.
+    Blur {
+        /// Probability from 0 to 1.
+        probability: f32,
+        /// Smallest and largest std of the blur, pixels.
+        sigma: (f32, f32),
+    },
+    /// Inverts all values from a threshold on.
+    Solarize {
+        /// Probability from 0 to 1.
+        probability: f32,
+        /// Lowest value that is inverted.
+        threshold: u8,
+    },
+    /// Mirrors the view horizontally.
+    Flip {
+        /// Probability from 0 to 1.
+        probability: f32,
+    },
 }
 
-impl MimAugment {
-    /// The view of a crop into `out` [3, size, size], values in 0..1.
-    pub fn view(&self, image: &Rgb, crop: Crop, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
-        let mut view = Planes::of(&crop_and_resize(image, crop, size, size, Filter::Bicubic));
-        if unit(rng) < self.flip {
-            colour::flip(&mut view);
-        }
+impl RandomView {
+    /// Writes the view of a crop to `out` [3, size, size], values from 0 to 1.
+    ///
+    /// # Panics
+    /// Panics if the crop is not inside the image.
+    pub fn apply(&self, image: &Rgb, crop: Crop, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
+        let mut view = Planes::of(&crop_and_resize(image, crop, size, size, self.filter));
+        self.operations.iter().for_each(|operation| operation.apply(&mut view, rng));
         view.to_floats(out);
     }
 }
 
-impl MocoAugment {
-    /// View `which` (0 or 1) of a crop into `out` [3, size, size], values in 0..1.
-    pub fn view(&self, image: &Rgb, crop: Crop, which: usize, size: u32, rng: &mut ChaCha8Rng, out: &mut [f32]) {
-        let mut view = Planes::of(&crop_and_resize(image, crop, size, size, Filter::Bilinear));
-        if unit(rng) < self.jitter {
-            self.jitter_colours(&mut view, rng);
+impl RandomOperation {
+    /// Draws whether the operation is applied, and applies it.
+    fn apply(&self, view: &mut Planes, rng: &mut ChaCha8Rng) {
+        let is_applied = unit(rng) < self.probability();
+        match self {
+            _ if !is_applied => {}
+            RandomOperation::ColorJitter { strengths, .. } => jitter_colors(view, strengths, rng),
+            RandomOperation::Grayscale { .. } => color::grayscale(view),
+            RandomOperation::Blur { sigma, .. } => blur(view, between(rng, sigma.0, sigma.1)),
+            RandomOperation::Solarize { threshold, .. } => color::solarize(view, *threshold),
+            RandomOperation::Flip { .. } => color::flip(view),
         }
-        if unit(rng) < self.grey {
-            colour::grey(&mut view);
-        }
-        if unit(rng) < self.blur[which] {
-            blur(&mut view, between(rng, self.blur_sigma.0, self.blur_sigma.1));
-        }
-        if unit(rng) < self.solarize[which] {
-            colour::solarize(&mut view, 128);
-        }
-        if unit(rng) < self.flip {
-            colour::flip(&mut view);
-        }
-        view.to_floats(out);
     }
 
-    /// The four operations in random order, each by a factor drawn around 1 (hue around 0).
-    fn jitter_colours(&self, view: &mut Planes, rng: &mut ChaCha8Rng) {
-        let mut order = [0, 1, 2, 3];
-        for i in (1..4).rev() {
-            order.swap(i, below(rng, i + 1));
-        }
-        let around = |rng: &mut ChaCha8Rng, strength: f32| between(rng, (1.0 - strength).max(0.0), 1.0 + strength);
-        for operation in order {
-            let strength = self.strengths[operation];
-            match operation {
-                0 => colour::brightness(view, around(rng, strength)),
-                1 => colour::contrast(view, around(rng, strength)),
-                2 => colour::saturation(view, around(rng, strength)),
-                _ => colour::hue(view, between(rng, -strength, strength)),
-            }
+    fn probability(&self) -> f32 {
+        match self {
+            RandomOperation::ColorJitter { probability, .. }
+            | RandomOperation::Grayscale { probability }
+            | RandomOperation::Blur { probability, .. }
+            | RandomOperation::Solarize { probability, .. }
+            | RandomOperation::Flip { probability } => *probability,
         }
     }
 }
 
-/// torchvision's RandomResizedCrop: an area and a ratio (uniform in its logarithm), ten tries, then the largest centre crop of a fair ratio.
+/// Applies the four color operations in random order, each with a random factor.
+fn jitter_colors(view: &mut Planes, strengths: &[f32; 4], rng: &mut ChaCha8Rng) {
+    let mut order = [0, 1, 2, 3];
+    for i in (1..4).rev() {
+        order.swap(i, below(rng, i + 1));
+    }
+    let around = |rng: &mut ChaCha8Rng, strength: f32| between(rng, (1.0 - strength).max(0.0), 1.0 + strength);
+    for operation in order {
+        let strength = strengths[operation];
+        match operation {
+            0 => color::brightness(view, around(rng, strength)),
+            1 => color::contrast(view, around(rng, strength)),
+            2 => color::saturation(view, around(rng, strength)),
+            _ => color::hue(view, between(rng, -strength, strength)),
+        }
+    }
+}
+
+/// Draws a crop as torchvision's RandomResizedCrop does: an area and an aspect ratio (uniform in
+/// its logarithm), with ten attempts, then the largest center crop of an allowed ratio. `scale` is
+/// the smallest and largest fraction of the image's area.
 pub fn random_crop(width: u32, height: u32, scale: (f32, f32), rng: &mut ChaCha8Rng) -> Crop {
     let area = width as f32 * height as f32;
     for _ in 0..10 {
@@ -114,56 +156,4 @@ pub fn random_crop(width: u32, height: u32, scale: (f32, f32), rng: &mut ChaCha8
         (width, height)
     };
     Crop { top: (height - h) / 2, left: (width - w) / 2, height: h, width: w }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::random::{Purpose, keyed};
-
-    #[test]
-    fn crops_lie_inside_with_the_asked_areas_and_ratios() {
-        let mut areas = Vec::new();
-        for i in 0..2000 {
-            let crop = random_crop(300, 200, (0.2, 0.6), &mut keyed(0, Purpose::View(0), 0, i));
-            assert!(crop.left + crop.width <= 300 && crop.top + crop.height <= 200);
-            let ratio = crop.width as f32 / crop.height as f32;
-            assert!((0.73..1.37).contains(&ratio), "{ratio}");
-            areas.push(crop.width as f32 * crop.height as f32 / 60_000.0);
-        }
-        let mean = areas.iter().sum::<f32>() / areas.len() as f32;
-        assert!((0.37..0.43).contains(&mean), "uniform in 0.2..0.6 has mean 0.4, got {mean}");
-    }
-
-    #[test]
-    fn odd_sizes_fall_back_to_a_centre_crop() {
-        let crop = |w, h| random_crop(w, h, (0.9, 1.0), &mut keyed(0, Purpose::View(0), 0, 0));
-        assert_eq!(crop(1, 1), Crop { top: 0, left: 0, height: 1, width: 1 });
-        assert_eq!(crop(1000, 10), Crop { top: 0, left: 493, height: 10, width: 13 });
-    }
-
-    #[test]
-    fn views_are_functions_of_their_key() {
-        let image = Rgb { width: 40, height: 30, pixels: (0..3600).map(|i| (i * 7 % 256) as u8).collect() };
-        let augment = MocoAugment {
-            crop_scale: (0.08, 1.0),
-            flip: 0.5,
-            jitter: 0.8,
-            strengths: [0.4, 0.4, 0.2, 0.1],
-            grey: 0.2,
-            blur: [1.0, 0.1],
-            blur_sigma: (0.1, 2.0),
-            solarize: [0.0, 0.2],
-        };
-        let view = |index| {
-            let mut out = vec![0.0; 3 * 16 * 16];
-            let mut rng = keyed(1, Purpose::View(0), 0, index);
-            let crop = random_crop(40, 30, augment.crop_scale, &mut rng);
-            augment.view(&image, crop, 0, 16, &mut rng, &mut out);
-            out
-        };
-        assert_eq!(view(3), view(3));
-        assert_ne!(view(3), view(4));
-        assert!(view(5).iter().all(|v| (0.0..=1.0).contains(v)));
-    }
 }

@@ -1,21 +1,22 @@
-//! A view while it is augmented: planes of bytes, whose loops compile to vectors as interleaved pixels' do not.
+//! A view during augmentation: planes of bytes, whose loops compile to SIMD code, unlike
+//! interleaved pixels.
 
-use crate::Rgb;
+use crate::decode::Rgb;
 
-/// Eight-bit planes of red, green and blue.
+/// An image as 8-bit planes of red, green and blue.
 pub struct Planes {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: usize,
-    /// [3, height, width]
+    /// Pixels [3, height, width].
     pub pixels: Vec<u8>,
 }
 
 impl Planes {
-    /// An image's planes.
+    /// Returns the planes of an image.
     pub fn of(image: &Rgb) -> Planes {
         let mut planes = Planes { width: image.width as usize, pixels: vec![0; image.pixels.len()] };
         let [r, g, b] = planes.channels();
-        wide(
+        with_simd(
             #[inline(always)]
             || {
                 for (((r, g), b), pixel) in r.iter_mut().zip(g).zip(b).zip(image.pixels.chunks_exact(3)) {
@@ -26,12 +27,12 @@ impl Planes {
         planes
     }
 
-    /// Pixels down.
+    /// Returns the height in pixels.
     pub fn height(&self) -> usize {
         self.pixels.len() / 3 / self.width.max(1)
     }
 
-    /// Red, green and blue.
+    /// Returns the planes of red, green and blue.
     #[inline(always)]
     pub fn channels(&mut self) -> [&mut [u8]; 3] {
         let plane = self.pixels.len() / 3;
@@ -40,45 +41,47 @@ impl Planes {
         [r, g, b]
     }
 
-    /// As f32 in 0..1, into `out` [3, height, width].
+    /// Writes the values scaled to 0..1 to `out` [3, height, width].
     pub fn to_floats(&self, out: &mut [f32]) {
-        wide(
+        with_simd(
             #[inline(always)]
-            || out.iter_mut().zip(&self.pixels).for_each(|(o, p)| *o = share(*p)),
+            || out.iter_mut().zip(&self.pixels).for_each(|(o, p)| *o = scaled(*p)),
         );
     }
 }
 
-/// p / 255, by a product and a correction: a division takes longer, and this is its result for every byte.
+/// Returns p / 255 by a product and a correction, which is faster than a division and has the same
+/// result for every byte.
 #[inline(always)]
-fn share(p: u8) -> f32 {
+fn scaled(p: u8) -> f32 {
     const SCALE: f32 = 1.0 / 255.0;
     let near = p as f32 * SCALE;
     near.mul_add(-255.0, p as f32).mul_add(SCALE, near)
 }
 
-/// The byte of a number, cut to 0..255 and to its whole part; 0 of what is no number.
+/// Clamps a number to 0..255 and truncates it to a byte; NaN gives 0.
 #[inline(always)]
 #[allow(clippy::manual_clamp, reason = "clamp keeps NaN")]
-pub fn byte(x: f32) -> u8 {
+pub(crate) fn byte(x: f32) -> u8 {
     let cut = x.max(0.0).min(255.0);
-    // SAFETY: neither infinite nor NaN, and a byte's.
+    // SAFETY: the value is finite and from 0 to 255.
     unsafe { cut.to_int_unchecked::<i32>() as u8 }
 }
 
-/// As `byte`, of a number of 64 bits.
+/// Clamps and truncates a number as `byte` does, from 64 bits.
 #[inline(always)]
 #[allow(clippy::manual_clamp, reason = "clamp keeps NaN")]
-pub fn whole(x: f64) -> i32 {
+pub(crate) fn whole(x: f64) -> i32 {
     let cut = x.max(0.0).min(255.0);
-    // SAFETY: neither infinite nor NaN, and small.
+    // SAFETY: the value is finite and from 0 to 255.
     unsafe { cut.to_int_unchecked() }
 }
 
-/// Runs `work` compiled for the widest vectors that the machine has; it must be `#[inline(always)]`, and so must what it calls. The numbers are the
-/// same whatever the vectors: nothing is added in another order.
+/// Runs `work` compiled for the widest SIMD instructions of the processor. `work` and the functions
+/// that it calls must be `#[inline(always)]`. Results do not depend on the SIMD width, as no sum is
+/// reordered.
 #[inline(always)]
-pub fn wide<R>(work: impl FnOnce() -> R) -> R {
+pub(crate) fn with_simd<R>(work: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(work)
 }
 
@@ -89,12 +92,12 @@ mod tests {
     #[test]
     fn every_byte_is_divided_by_255() {
         for p in 0..=255 {
-            assert_eq!(share(p), p as f32 / 255.0, "{p}");
+            assert_eq!(scaled(p), p as f32 / 255.0, "{p}");
         }
     }
 
     #[test]
-    fn numbers_are_cut_to_bytes() {
+    fn numbers_are_clamped_and_truncated_to_bytes() {
         for (x, expected) in
             [(-1.0, 0), (0.0, 0), (0.99, 0), (254.5, 254), (255.0, 255), (1e30, 255), (f32::NAN, 0), (f32::NEG_INFINITY, 0)]
         {

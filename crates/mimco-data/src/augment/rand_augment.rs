@@ -1,38 +1,40 @@
-//! RandAugment as timm has it: a few operations drawn for each view, at a magnitude that varies a little.
+//! timm's RandAugment: a few operations are drawn for each view, with a slightly varying magnitude.
 
-use crate::planes::Planes;
+use crate::augment::planes::Planes;
+use crate::augment::resize::Filter;
+use crate::augment::{affine, color, histogram};
+use crate::random::distributions::normal;
 use crate::random::{below, unit};
-use crate::resize::Filter;
-use crate::{affine, colour, draws, tones};
 use rand_chacha::ChaCha8Rng;
 
-/// Operations drawn for each view from fifteen, with equal chances and repetitions. timm's `rand-m9-mstd0.5-inc1` is the default.
+/// RandAugment's settings. Operations are drawn from fifteen, uniformly and with replacement. The
+/// default is timm's `rand-m9-mstd0.5-inc1`.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RandAugment {
-    /// Operations drawn for a view.
+    /// Number of operations drawn for a view.
     pub layers: usize,
-    /// Mean strength, from 0 to 10.
+    /// Mean magnitude, from 0 to 10.
     pub magnitude: f32,
-    /// Deviation of the strength from operation to operation; what is beyond 0..10 is cut.
+    /// Std of the magnitude, which is clamped to 0..10.
     pub magnitude_std: f32,
-    /// Probability that an operation that was drawn is done.
+    /// Probability that a drawn operation is applied.
     pub probability: f32,
-    /// Red, green and blue of what geometric operations bring in from outside the view.
+    /// Color (RGB) of pixels that geometric operations bring in from outside the view.
     pub fill: [u8; 3],
-    /// How geometric operations weigh pixels.
+    /// Interpolation of geometric operations.
     pub filter: Filter,
 }
 
 impl Default for RandAugment {
-    /// As timm's `create_transform` makes `rand-m9-mstd0.5-inc1` with `interpolation='bicubic'` and ImageNet's mean: the mean is the fill, and geometric
-    /// operations are bicubic.
+    /// Returns the settings of timm's `create_transform` with `rand-m9-mstd0.5-inc1`,
+    /// `interpolation='bicubic'` and ImageNet's mean, which is the fill color.
     fn default() -> RandAugment {
         RandAugment { layers: 2, magnitude: 9.0, magnitude_std: 0.5, probability: 0.5, fill: [124, 116, 104], filter: Filter::Bicubic }
     }
 }
 
 impl RandAugment {
-    /// Augments a view.
+    /// Applies random operations to a view.
     pub fn apply(&self, view: &mut Planes, rng: &mut ChaCha8Rng) {
         for _ in 0..self.layers {
             if let Some(operation) = self.draw(rng) {
@@ -41,48 +43,49 @@ impl RandAugment {
         }
     }
 
-    /// An operation, unless it is not to be done.
+    /// Draws an operation; returns `None` if it is not applied.
     fn draw(&self, rng: &mut ChaCha8Rng) -> Option<Operation> {
         let make = OPERATIONS[below(rng, OPERATIONS.len())];
         if unit(rng) >= self.probability {
             return None;
         }
-        let magnitude = self.magnitude + self.magnitude_std * draws::normal(rng);
+        let magnitude = self.magnitude + self.magnitude_std * normal(rng);
         let sign = if unit(rng) < 0.5 { 1.0 } else { -1.0 };
         Some(make(magnitude.clamp(0.0, 10.0) as f64 / 10.0, sign))
     }
 }
 
-/// What can be done to a view.
+/// An operation on a view.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) enum Operation {
     AutoContrast,
     Equalize,
     Invert,
-    /// Degrees, anticlockwise.
+    /// Degrees, counterclockwise.
     Rotate(f64),
-    /// Bits kept.
+    /// Number of bits kept.
     Posterize(u32),
-    /// The lowest value that is inverted; 256 leaves all.
+    /// Lowest value that is inverted; 256 inverts none.
     Solarize(u32),
     /// Added to values below 128.
     SolarizeAdd(u8),
-    /// Factors: 1 changes nothing.
+    /// A factor; 1 changes nothing. The next three likewise.
     Saturation(f32),
     Contrast(f32),
     Brightness(f32),
     Sharpness(f32),
-    /// Pixels across for each one down.
+    /// Horizontal pixels per vertical pixel.
     ShearX(f64),
-    /// Pixels down for each one across.
+    /// Vertical pixels per horizontal pixel.
     ShearY(f64),
-    /// Share of the width.
+    /// Fraction of the width.
     TranslateX(f64),
-    /// Share of the height.
+    /// Fraction of the height.
     TranslateY(f64),
 }
 
-/// Each operation at a strength (0 to 1) in a direction (1 or -1), which some have. All grow with the strength.
+/// Constructors of the operations from a strength (0 to 1) and a sign (1 or -1), which some ignore.
+/// The effect of all grows with the strength.
 pub(crate) const OPERATIONS: [fn(f64, f64) -> Operation; 15] = [
     |_, _| Operation::AutoContrast,
     |_, _| Operation::Equalize,
@@ -101,35 +104,35 @@ pub(crate) const OPERATIONS: [fn(f64, f64) -> Operation; 15] = [
     |strength, sign| Operation::TranslateY(strength * 0.45 * sign),
 ];
 
-/// From 0.1 to 1.9.
+/// Returns a factor from 0.1 to 1.9.
 fn factor(strength: f64) -> f32 {
     (1.0 + strength * 0.9) as f32
 }
 
 impl Operation {
-    /// Does it to a view.
+    /// Applies the operation to a view.
     pub(crate) fn apply(self, view: &mut Planes, filter: Filter, fill: [u8; 3]) {
-        let map = |view: &mut Planes, matrix| affine::transform(view, matrix, filter, fill);
+        let transform = |view: &mut Planes, matrix| affine::transform(view, matrix, filter, fill);
         match self {
-            Operation::AutoContrast => tones::autocontrast(view),
-            Operation::Equalize => tones::equalize(view),
-            Operation::Invert => tones::invert(view),
+            Operation::AutoContrast => histogram::autocontrast(view),
+            Operation::Equalize => histogram::equalize(view),
+            Operation::Invert => histogram::invert(view),
             Operation::Rotate(degrees) => affine::rotate(view, degrees, filter, fill),
-            Operation::Posterize(bits) => tones::posterize(view, bits),
+            Operation::Posterize(bits) => histogram::posterize(view, bits),
             Operation::Solarize(threshold) => {
                 if let Ok(threshold) = u8::try_from(threshold) {
-                    colour::solarize(view, threshold);
+                    color::solarize(view, threshold);
                 }
             }
-            Operation::SolarizeAdd(add) => tones::solarize_add(view, add),
-            Operation::Saturation(factor) => colour::saturation(view, factor),
-            Operation::Contrast(factor) => colour::contrast(view, factor),
-            Operation::Brightness(factor) => colour::brightness(view, factor),
-            Operation::Sharpness(factor) => tones::sharpness(view, factor),
-            Operation::ShearX(factor) => map(view, [1.0, factor, 0.0, 0.0, 1.0, 0.0]),
-            Operation::ShearY(factor) => map(view, [1.0, 0.0, 0.0, factor, 1.0, 0.0]),
-            Operation::TranslateX(share) => map(view, [1.0, 0.0, share * view.width as f64, 0.0, 1.0, 0.0]),
-            Operation::TranslateY(share) => map(view, [1.0, 0.0, 0.0, 0.0, 1.0, share * view.height() as f64]),
+            Operation::SolarizeAdd(add) => histogram::solarize_add(view, add),
+            Operation::Saturation(factor) => color::saturation(view, factor),
+            Operation::Contrast(factor) => color::contrast(view, factor),
+            Operation::Brightness(factor) => color::brightness(view, factor),
+            Operation::Sharpness(factor) => histogram::sharpness(view, factor),
+            Operation::ShearX(factor) => transform(view, [1.0, factor, 0.0, 0.0, 1.0, 0.0]),
+            Operation::ShearY(factor) => transform(view, [1.0, 0.0, 0.0, factor, 1.0, 0.0]),
+            Operation::TranslateX(share) => transform(view, [1.0, 0.0, share * view.width as f64, 0.0, 1.0, 0.0]),
+            Operation::TranslateY(share) => transform(view, [1.0, 0.0, 0.0, 0.0, 1.0, share * view.height() as f64]),
         }
     }
 }
@@ -140,7 +143,8 @@ mod tests {
     use crate::random::{Purpose, keyed};
     use std::collections::HashMap;
 
-    /// timm's LEVEL_TO_ARG of the increasing operations at magnitudes 2.3, 7.4, 9.97 and 10.
+    /// Values of timm's LEVEL_TO_ARG of the increasing operations at magnitudes 2.3, 7.4, 9.97 and
+    /// 10.
     #[test]
     fn strengths_are_timms() {
         use Operation::*;
@@ -168,8 +172,10 @@ mod tests {
         }
     }
 
-    /// Each of fifteen in a thirtieth of the draws (timm's in 100000 views: 0.0660 to 0.0675 for two layers), in both directions alike, at magnitudes of a
-    /// normal distribution of 9 and 0.5 cut at 10: mean 8.9958, deviation 0.4899, 2.275 % at 10 (by scipy; timm's in a million: 8.9957, 0.4903, 2.253 %).
+    /// Each of the fifteen operations has a thirtieth of the draws (timm's in 100000 views with two
+    /// layers: 0.0660 to 0.0675), and both signs are equally frequent. Magnitudes are normal with 9
+    /// and 0.5, clamped at 10: mean 8.9958, std 0.4899, 2.275 % at 10 (by scipy; timm's in a
+    /// million draws: 8.9957, 0.4903, 2.253 %).
     #[test]
     fn operations_and_magnitudes_are_drawn_as_timm_does() {
         let augment = RandAugment::default();
@@ -196,8 +202,8 @@ mod tests {
         assert!((share(&|m| m.abs() > 9.999_999) - 0.02275).abs() < 0.004);
         assert!((70..160).contains(&black), "{black} of about 5000 black, expected 114");
         let mean = magnitudes.iter().map(|m| m.abs()).sum::<f64>() / n;
-        let deviation = (magnitudes.iter().map(|m| (m.abs() - mean).powi(2)).sum::<f64>() / n).sqrt();
-        assert!((mean - 8.9958).abs() < 0.013 && (deviation - 0.4899).abs() < 0.01, "{mean} {deviation}");
+        let std = (magnitudes.iter().map(|m| (m.abs() - mean).powi(2)).sum::<f64>() / n).sqrt();
+        assert!((mean - 8.9958).abs() < 0.013 && (std - 0.4899).abs() < 0.01, "{mean} {std}");
     }
 
     #[test]
@@ -211,14 +217,14 @@ mod tests {
             RandAugment { probability: 0.0, ..RandAugment::default() },
             RandAugment { probability: 1.0, layers: 3, ..RandAugment::default() },
         );
-        let untouched = augmented(&RandAugment { layers: 0, ..always.clone() }, 0);
-        assert_eq!(augmented(&never, 0), untouched);
+        let unchanged = augmented(&RandAugment { layers: 0, ..always.clone() }, 0);
+        assert_eq!(augmented(&never, 0), unchanged);
         for index in 0..50 {
             assert_eq!(augmented(&always, index), augmented(&always, index));
             assert_ne!(augmented(&always, index), augmented(&always, index + 1));
         }
-        // Two draws with a chance of a half each leave a quarter of views as they are: 0.2493 of timm's.
-        let same = (0..2000).filter(|index| augmented(&RandAugment::default(), *index) == untouched).count();
-        assert!((430..570).contains(&same), "{same} of 2000 views untouched");
+        // Two draws of probability 0.5 leave a quarter of the views unchanged (timm: 0.2493).
+        let same = (0..2000).filter(|index| augmented(&RandAugment::default(), *index) == unchanged).count();
+        assert!((430..570).contains(&same), "{same} of 2000 views unchanged");
     }
 }

@@ -1,30 +1,31 @@
-//! Random erasing as timm has it: a box of a normalised view is overwritten.
+//! timm's random erasing: a box of a normalized view is overwritten.
 
-use crate::draws::{fill_normal, normal};
+use crate::random::distributions::{fill_normal, normal};
 use crate::random::{below, between, unit};
 use rand_chacha::ChaCha8Rng;
 
-/// What a box is overwritten with, in units of normalised values.
+/// The values that overwrite a box, in units of normalized values.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Eraser {
-    /// A standard normal number for each value; timm's `pixel`.
+    /// A standard normal number per value; timm's `pixel`.
     Noise,
-    /// One standard normal number for each channel; timm's `rand`.
-    Colour,
-    /// Zeros, the mean colour; timm's `const`.
+    /// A standard normal number per channel; timm's `rand`.
+    Color,
+    /// Zeros, which are the mean color; timm's `const`.
     Zero,
 }
 
-/// Erases a box of a view at random. The default is what fine-tuning recipes ask of timm: noise, with probability 0.25.
+/// Random erasing's settings. The default is that of fine-tuning recipes with timm: noise, with
+/// probability 0.25.
 #[derive(Clone, PartialEq, Debug)]
 pub struct RandomErasing {
     /// Probability that a view is erased.
     pub probability: f32,
-    /// Smallest and largest share of the view's area.
+    /// Smallest and largest fraction of the view's area.
     pub area: (f32, f32),
-    /// Smallest ratio of the box's height to its width, above 0; the largest is its inverse.
+    /// Smallest height / width of the box, above 0; the largest is its inverse.
     pub aspect: f32,
-    /// What takes the place of the view.
+    /// Values of the erased box.
     pub eraser: Eraser,
 }
 
@@ -44,22 +45,23 @@ struct Area {
 }
 
 impl RandomErasing {
-    /// Erases in a normalised view [3, size, size].
+    /// Erases a box of a normalized view [3, size, size], or nothing.
     pub fn apply(&self, view: &mut [f32], size: usize, rng: &mut ChaCha8Rng) {
         let Some(area) = self.draw(size, rng) else { return };
         for plane in view.chunks_exact_mut(size * size) {
-            let colour = if self.eraser == Eraser::Colour { normal(rng) } else { 0.0 };
+            let color = if self.eraser == Eraser::Color { normal(rng) } else { 0.0 };
             for row in plane.chunks_exact_mut(size).skip(area.top).take(area.height) {
                 let erased = &mut row[area.left..][..area.width];
                 match self.eraser {
                     Eraser::Noise => fill_normal(erased, rng),
-                    Eraser::Colour | Eraser::Zero => erased.fill(colour),
+                    Eraser::Color | Eraser::Zero => erased.fill(color),
                 }
             }
         }
     }
 
-    /// A box smaller than the view (ten tries: an area, then a ratio uniform in its logarithm), unless nothing is to be erased.
+    /// Draws a box smaller than the view: an area and a ratio uniform in its logarithm, with ten
+    /// attempts. Returns `None` if nothing is erased.
     fn draw(&self, size: usize, rng: &mut ChaCha8Rng) -> Option<Area> {
         if unit(rng) >= self.probability {
             return None;
@@ -83,10 +85,12 @@ mod tests {
     use super::*;
     use crate::random::{Purpose, keyed};
 
-    /// Against 400000 draws of timm's RandomErasing for 224 pixels: 0.2510 of views erased (0.25 was asked for), mean share 0.1759 of the area with
-    /// deviation 0.0901, tenths 0.0514 and 0.3007, logarithms of ratios within 1.23 with mean 0 and deviation 0.6927, first rows and columns 64.2 on average.
+    /// Statistics of 400000 draws of timm's RandomErasing for 224 pixels: 0.2510 of the views are
+    /// erased (with probability 0.25), the fraction of the area has mean 0.1759, std 0.0901 and
+    /// deciles 0.0514 and 0.3007, the logarithm of the ratio is within 1.23 with mean 0 and std
+    /// 0.6927, and the first row and column are 64.2 on average.
     #[test]
-    fn boxes_are_drawn_as_timm_does() {
+    fn boxes_are_drawn_as_by_timm() {
         let erasing = RandomErasing::default();
         let mut rng = keyed(0, Purpose::View(0), 0, 0);
         let draws = 200_000;
@@ -113,9 +117,9 @@ mod tests {
     }
 
     #[test]
-    fn only_the_box_is_overwritten_by_what_was_asked_for() {
+    fn only_the_box_is_overwritten_with_the_chosen_values() {
         const SIZE: usize = 64;
-        for eraser in [Eraser::Noise, Eraser::Colour, Eraser::Zero] {
+        for eraser in [Eraser::Noise, Eraser::Color, Eraser::Zero] {
             let erasing = RandomErasing { probability: 1.0, area: (0.3, 0.3), eraser, ..RandomErasing::default() };
             let key = || keyed(3, Purpose::View(0), 0, 0);
             let area = erasing.draw(SIZE, &mut key()).unwrap();
@@ -132,7 +136,7 @@ mod tests {
             let channels: Vec<&[f32]> = erased.chunks(erased.len() / 3).collect();
             match eraser {
                 Eraser::Zero => assert!(erased.iter().all(|v| *v == 0.0)),
-                Eraser::Colour => {
+                Eraser::Color => {
                     assert!(channels.iter().all(|c| c.iter().all(|v| *v == c[0])));
                     assert!(channels[0][0] != channels[1][0] && channels[1][0] != channels[2][0]);
                 }
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_erased_without_a_chance_or_a_box_that_fits() {
+    fn nothing_is_erased_at_probability_0_or_if_no_box_fits() {
         let mut rng = keyed(0, Purpose::View(0), 0, 0);
         let never = RandomErasing { probability: 0.0, ..RandomErasing::default() };
         let too_large = RandomErasing { probability: 1.0, area: (1.0, 1.0), ..RandomErasing::default() };

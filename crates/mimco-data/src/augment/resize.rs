@@ -1,34 +1,23 @@
-//! Cropping and antialiased resizing, as PIL does it, by the `fast_image_resize` crate.
+//! Cropping and antialiased resizing as PIL does it, by the `fast_image_resize` crate.
 
-use crate::Rgb;
+use crate::decode::{Crop, Rgb};
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
-/// How pixels are weighed.
+/// An interpolation filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filter {
-    /// Triangle.
+    /// Triangle filter, PIL's bilinear.
     Bilinear,
-    /// Cubic with a = -0.5, PIL's bicubic.
+    /// Cubic filter with a = -0.5, PIL's bicubic.
     Bicubic,
 }
 
-/// A box of an image in whole pixels.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Crop {
-    /// First row.
-    pub top: u32,
-    /// First column.
-    pub left: u32,
-    /// Rows.
-    pub height: u32,
-    /// Columns.
-    pub width: u32,
-}
-
-/// The crop of an image, resized to `width` x `height`. Pixels outside the crop have no part in it.
-pub fn crop_and_resize(image: &Rgb, crop: Crop, width: u32, height: u32, filter: Filter) -> Rgb {
-    // Across, then down, as PIL does (the crate by itself begins with down): between the two, values are rounded and cut to eight bits.
+/// Returns a crop of an image resized to `width` x `height` pixels. Pixels outside the crop have no
+/// influence.
+pub(crate) fn crop_and_resize(image: &Rgb, crop: Crop, width: u32, height: u32, filter: Filter) -> Rgb {
+    // Horizontally first, as PIL does (the crate begins vertically): values are rounded to eight
+    // bits in between.
     let cropped = cut(image, crop);
     let across = resize(cropped, width, crop.height, filter);
     resize(across, width, height, filter)
@@ -47,7 +36,7 @@ fn resize(image: Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
     let source = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8x3);
     let target = Image::from_slice_u8(width, height, &mut pixels, PixelType::U8x3);
     if let (Ok(source), Ok(mut target)) = (source, target) {
-        // Sizes and pixel types agree by construction, which is all that it checks.
+        // Fails only if sizes or pixel types disagree; they agree by construction.
         let resized = Resizer::new().resize(&source, &mut target, &options);
         debug_assert!(resized.is_ok());
     }

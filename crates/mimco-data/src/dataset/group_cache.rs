@@ -1,95 +1,99 @@
-//! What several threads ask for by number, made once and kept while there is room.
+//! A cache of groups of images. Threads that need the same group read it once.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Values by number, those asked for last kept.
-pub(crate) struct Cache<T> {
-    /// Bytes that are kept.
-    room: AtomicUsize,
-    /// The one asked for last is the last.
-    kept: Mutex<Vec<Kept<T>>>,
+/// Values by group number; the most recently used ones are kept.
+pub(crate) struct GroupCache<T> {
+    /// Capacity in bytes.
+    capacity: AtomicUsize,
+    /// Entries in the order of their last use.
+    entries: Mutex<Vec<Entry<T>>>,
 }
 
-struct Kept<T> {
+struct Entry<T> {
     number: u32,
-    /// Its bytes; 0 until it is made.
+    /// Size of the value in bytes; 0 until it is loaded.
     bytes: usize,
     slot: Arc<Slot<T>>,
 }
 
-/// Locked while the value is made. What is wrong with the data stays wrong, and is kept in its place; a disk's failure is not.
+/// Locked while the value is loaded. Invalid data stays invalid and is remembered as an error; disk
+/// and network failures are not.
 type Slot<T> = Mutex<Option<Result<Arc<T>, String>>>;
 
-/// A thread that panics leaves nothing half done behind these locks.
+/// Locks a mutex. A panic leaves nothing inconsistent behind these locks, so poison is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<T> Default for Cache<T> {
-    /// Without room: the value made last is kept.
-    fn default() -> Cache<T> {
-        Cache { room: AtomicUsize::new(0), kept: Mutex::default() }
+impl<T> Default for GroupCache<T> {
+    /// Returns a cache of capacity 0, which keeps only the most recent value.
+    fn default() -> GroupCache<T> {
+        GroupCache { capacity: AtomicUsize::new(0), entries: Mutex::default() }
     }
 }
 
-impl<T> Cache<T> {
-    /// Gives it room for `room` bytes, or for one value of more.
-    pub fn give_room(&self, room: usize) {
-        self.room.store(room, Ordering::Relaxed);
+impl<T> GroupCache<T> {
+    /// Sets the capacity in bytes. A single larger value is kept too.
+    pub fn set_capacity(&self, bytes: usize) {
+        self.capacity.store(bytes, Ordering::Relaxed);
     }
 
-    /// The value of a number, by `make` (it and its bytes) where it is not kept; a thread that asks for one being made waits for it.
+    /// Returns the value of a group. `load` returns the value and its size in bytes, and runs if
+    /// the value is not cached; other threads that need the value wait for it.
     ///
     /// # Errors
-    /// Those of `make`.
-    pub fn get(&self, number: u32, make: impl FnOnce() -> io::Result<(T, usize)>) -> io::Result<Arc<T>> {
+    /// Returns the error of `load`.
+    pub fn get(&self, number: u32, load: impl FnOnce() -> io::Result<(T, usize)>) -> io::Result<Arc<T>> {
         let slot = self.slot(number);
-        let mut place = lock(&slot);
-        match &*place {
+        let mut loaded = lock(&slot);
+        match &*loaded {
             Some(Ok(value)) => return Ok(value.clone()),
             Some(Err(what)) => return Err(io::Error::new(io::ErrorKind::InvalidData, what.clone())),
             None => {}
         }
-        match make() {
+        match load() {
             Ok((value, bytes)) => {
                 let value = Arc::new(value);
-                *place = Some(Ok(value.clone()));
-                drop(place);
-                self.make_room(number, bytes);
+                *loaded = Some(Ok(value.clone()));
+                drop(loaded);
+                self.evict(number, bytes);
                 Ok(value)
             }
             Err(error) => {
                 if error.kind() == io::ErrorKind::InvalidData {
-                    *place = Some(Err(error.to_string()));
+                    *loaded = Some(Err(error.to_string()));
                 }
                 Err(error)
             }
         }
     }
 
+    /// Returns a group's slot and marks the group as most recently used.
     fn slot(&self, number: u32) -> Arc<Slot<T>> {
-        let mut kept = lock(&self.kept);
-        let found = kept.iter().rposition(|kept| kept.number == number);
-        let last = found.map_or_else(|| Kept { number, bytes: 0, slot: Arc::default() }, |at| kept.remove(at));
+        let mut entries = lock(&self.entries);
+        let found = entries.iter().rposition(|entry| entry.number == number);
+        let last = found.map_or_else(|| Entry { number, bytes: 0, slot: Arc::default() }, |at| entries.remove(at));
         let slot = last.slot.clone();
-        kept.push(last);
+        entries.push(last);
         slot
     }
 
-    /// Notes a value's bytes and lets those go that were not asked for the longest; not those being made, which would be made twice.
-    fn make_room(&self, number: u32, bytes: usize) {
-        let mut kept = lock(&self.kept);
-        if let Some(made) = kept.iter_mut().find(|kept| kept.number == number) {
-            made.bytes = bytes;
+    /// Records a value's size and evicts the least recently used values over the capacity. Values
+    /// that are being loaded stay, as they would be loaded twice.
+    fn evict(&self, number: u32, bytes: usize) {
+        let mut entries = lock(&self.entries);
+        if let Some(loaded) = entries.iter_mut().find(|entry| entry.number == number) {
+            loaded.bytes = bytes;
         }
-        let room = self.room.load(Ordering::Relaxed);
-        let mut all: usize = kept.iter().map(|kept| kept.bytes).sum();
-        kept.retain(|kept| {
-            let goes = all > room && kept.bytes > 0 && kept.number != number;
-            all -= if goes { kept.bytes } else { 0 };
-            !goes
+        let capacity = self.capacity.load(Ordering::Relaxed);
+        let mut all: usize = entries.iter().map(|entry| entry.bytes).sum();
+        entries.retain(|entry| {
+            let evicted = all > capacity && entry.bytes > 0 && entry.number != number;
+            all -= if evicted { entry.bytes } else { 0 };
+            !evicted
         });
     }
 }
@@ -100,15 +104,15 @@ mod tests {
     use std::sync::{Barrier, mpsc};
     use std::time::Duration;
 
-    fn with_room<T>() -> Cache<T> {
-        let cache = Cache::default();
-        cache.give_room(10);
+    fn with_capacity<T>() -> GroupCache<T> {
+        let cache = GroupCache::default();
+        cache.set_capacity(10);
         cache
     }
 
     #[test]
-    fn threads_that_ask_for_one_value_have_it_made_once() {
-        let (cache, made, start) = (with_room(), AtomicUsize::new(0), Barrier::new(8));
+    fn threads_that_need_one_value_load_it_once() {
+        let (cache, made, start) = (with_capacity(), AtomicUsize::new(0), Barrier::new(8));
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -126,14 +130,14 @@ mod tests {
     }
 
     #[test]
-    fn different_values_are_made_at_the_same_time() {
-        let cache = &with_room();
+    fn different_values_are_loaded_in_parallel() {
+        let cache = &with_capacity();
         let (to_second, first_began) = mpsc::channel();
         let (to_first, second_began) = mpsc::channel();
-        let meet = |number, tell: mpsc::Sender<()>, hear: mpsc::Receiver<()>| {
+        let meet = |number, sender: mpsc::Sender<()>, receiver: mpsc::Receiver<()>| {
             let made = cache.get(number, || {
-                tell.send(()).unwrap();
-                hear.recv_timeout(Duration::from_secs(10)).unwrap();
+                sender.send(()).unwrap();
+                receiver.recv_timeout(Duration::from_secs(10)).unwrap();
                 Ok(((), 1))
             });
             made.unwrap();
@@ -145,22 +149,22 @@ mod tests {
     }
 
     #[test]
-    fn the_values_asked_for_last_stay_within_the_room() {
-        let cache = with_room();
+    fn the_most_recently_used_values_stay_within_the_capacity() {
+        let cache = with_capacity();
         let made = |number, bytes| {
             let mut made = false;
             cache.get(number, || Ok(((), std::mem::replace(&mut made, true) as usize + bytes))).unwrap();
             made
         };
-        assert!(made(0, 4) && made(1, 4) && !made(0, 4)); // 1 is now the one not asked for the longest
+        assert!(made(0, 4) && made(1, 4) && !made(0, 4)); // 1 is now the least recently used
         assert!(made(2, 4) && !made(0, 4) && made(1, 4));
-        // One of more than the room stays until the next.
+        // A value over the capacity stays until the next one.
         assert!(made(9, 50) && !made(9, 50) && made(0, 4) && !made(0, 4) && made(9, 50));
     }
 
     #[test]
-    fn wrong_data_is_remembered_and_a_failing_disk_asked_again() {
-        let cache = with_room::<()>();
+    fn invalid_data_is_remembered_and_a_failing_disk_is_read_again() {
+        let cache = with_capacity::<()>();
         let fails = |number, kind: io::ErrorKind| cache.get(number, || Err(io::Error::new(kind, "first"))).unwrap_err();
         assert_eq!(fails(0, io::ErrorKind::TimedOut).kind(), io::ErrorKind::TimedOut);
         assert!(cache.get(0, || Ok(((), 1))).is_ok());

@@ -1,40 +1,47 @@
-//! Packed sets: IDX (MNIST's format, plain or gzip) and CIFAR's binary files. Both are small and read whole.
+//! Small datasets that are read into memory as a whole: IDX (MNIST's format, plain or gzip) and
+//! CIFAR's binary files.
 
-use crate::{DataError, Dataset, Rgb};
+use crate::dataset::{Dataset, ImageSource};
+use crate::decode::Rgb;
+use crate::error::DataError;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Images of one size in memory.
-pub struct Packed {
-    /// Pixels across.
+/// Images of one size, decoded and in memory.
+pub struct InMemoryImages {
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: u32,
-    /// 1 (grey) or 3 (RGB, planes one after the other as CIFAR has them).
+    /// 1 (grayscale) or 3 (RGB as three planes, CIFAR's layout).
     pub channels: usize,
-    /// Image after image.
+    /// Pixels of all images, [images, channels, height, width].
     pub pixels: Vec<u8>,
-    /// One a label, where there are labels.
+    /// The class of each image, if the images are labelled.
     pub labels: Option<Vec<u32>>,
 }
 
-impl Packed {
-    /// Number of images.
+impl InMemoryImages {
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.pixels.len() / self.stride().max(1)
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.pixels.is_empty()
     }
 
+    /// Returns the number of bytes per image.
     fn stride(&self) -> usize {
         self.width as usize * self.height as usize * self.channels
     }
 
-    /// Image `index` as RGB.
+    /// Returns image `index` as RGB.
+    ///
+    /// # Panics
+    /// Panics if `index` is not below [`InMemoryImages::len`].
     pub fn rgb(&self, index: usize) -> Rgb {
         let image = &self.pixels[index * self.stride()..][..self.stride()];
         let plane = image.len() / self.channels;
@@ -44,18 +51,57 @@ impl Packed {
     }
 }
 
-/// Bytes that a packed file may become: a few could become billions.
-const MOST_UNPACKED: u64 = 1 << 30;
+/// Images in memory with the name of their dataset.
+struct Named {
+    name: String,
+    images: InMemoryImages,
+}
 
-/// Reads a file, through gzip where its name ends in `.gz`.
+impl ImageSource for Named {
+    fn len(&self) -> usize {
+        self.images.len()
+    }
+
+    fn name(&self, image: usize) -> String {
+        format!("{}/{image:06}", self.name)
+    }
+
+    fn label(&self, image: usize) -> Option<u32> {
+        Some(self.images.labels.as_ref()?[image])
+    }
+
+    fn location(&self) -> String {
+        self.name.clone()
+    }
+
+    fn read(&self, image: usize) -> io::Result<Vec<u8>> {
+        Ok(self.images.rgb(image).pixels)
+    }
+
+    fn pixels(&self, image: usize) -> Option<Rgb> {
+        Some(self.images.rgb(image))
+    }
+}
+
+impl Dataset {
+    /// Returns a dataset of images in memory.
+    pub fn from_memory(name: &str, images: InMemoryImages, classes: Vec<String>) -> Dataset {
+        Dataset::new(Named { name: name.into(), images }, classes)
+    }
+}
+
+/// Limit of a file's size after decompression, bytes: a few compressed bytes could become billions.
+const MAX_DECOMPRESSED: u64 = 1 << 30;
+
+/// Reads a file, through gzip if its name ends in `.gz`.
 fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     let error = |e: std::io::Error| DataError::path(path, format!("cannot be read: {e}"));
     let mut file = File::open(path).map_err(error)?;
     let mut bytes = Vec::new();
     if path.extension().is_some_and(|e| e == "gz") {
-        flate2::read::GzDecoder::new(file).take(MOST_UNPACKED + 1).read_to_end(&mut bytes).map_err(error)?;
-        if bytes.len() as u64 > MOST_UNPACKED {
-            return Err(DataError::path(path, "unpacks to more than a GiB; unpack it with gunzip first, if that is right"));
+        flate2::read::GzDecoder::new(file).take(MAX_DECOMPRESSED + 1).read_to_end(&mut bytes).map_err(error)?;
+        if bytes.len() as u64 > MAX_DECOMPRESSED {
+            return Err(DataError::path(path, "decompresses to more than 1 GiB; decompress it with gunzip first if that is intended"));
         }
     } else {
         file.read_to_end(&mut bytes).map_err(error)?;
@@ -63,38 +109,46 @@ fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     Ok(bytes)
 }
 
-/// Whether a name is that of an IDX file of images, and of which labels: `train-images-idx3-ubyte.gz`, or with a dot as some copies have it.
+/// Returns the name of the label file that belongs to an IDX file of images, or `None` if `name` is
+/// not the name of such a file: `train-images-idx3-ubyte.gz`, or with a dot as in some copies.
 pub fn idx_labels_name(name: &str) -> Option<String> {
     let names = [("images-idx3", "labels-idx1"), ("images.idx3", "labels.idx1")];
     names.iter().find(|(images, _)| name.contains(images)).map(|(images, labels)| name.replace(images, labels))
 }
 
-/// An IDX file of grey images, and the labels beside it where they are there (an error where `want_labels` and they are not).
-pub fn read_idx(path: &Path, want_labels: bool) -> Result<Packed, DataError> {
+/// Reads an IDX file of grayscale images and, with `want_labels`, the label file in the same
+/// folder.
+///
+/// # Errors
+/// Fails if a file cannot be read or is not an IDX file, and if labels are wanted and missing.
+pub fn read_idx(path: &Path, want_labels: bool) -> Result<InMemoryImages, DataError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut packed = parse_idx_images(&read(path)?).map_err(|what| DataError::path(path, what))?;
+    let mut images = parse_idx_images(&read(path)?).map_err(|what| DataError::path(path, what))?;
     let labels = idx_labels_name(&name).map(|labels| path.with_file_name(labels)).filter(|p| p.exists());
     match labels {
         Some(labels) if want_labels => {
             let read = parse_idx_labels(&read(&labels)?).map_err(|what| DataError::path(&labels, what))?;
-            if read.len() != packed.len() {
-                return Err(DataError::path(labels, format!("{} labels for {} images", read.len(), packed.len())));
+            if read.len() != images.len() {
+                return Err(DataError::path(labels, format!("contains {} labels for {} images", read.len(), images.len())));
             }
-            packed.labels = Some(read);
+            images.labels = Some(read);
         }
-        None if want_labels => return Err(DataError::path(path, "has no labels file (…labels-idx1…) beside it")),
+        None if want_labels => return Err(DataError::path(path, "has no labels file (…labels-idx1…) in its folder")),
         _ => {}
     }
-    Ok(packed)
+    Ok(images)
 }
 
 fn big_endian(bytes: &[u8], at: usize) -> Option<usize> {
     bytes.get(at..at + 4)?.try_into().ok().map(|b| u32::from_be_bytes(b) as usize)
 }
 
-/// IDX images: magic 0x803, count, rows, columns, then bytes.
-pub fn parse_idx_images(bytes: &[u8]) -> Result<Packed, String> {
-    let word = |at| big_endian(bytes, at).ok_or("is cut short");
+/// Parses IDX images: magic 0x803, count, rows, columns, then one byte per pixel.
+///
+/// # Errors
+/// Fails with a description if the bytes are not a complete IDX file of images.
+pub fn parse_idx_images(bytes: &[u8]) -> Result<InMemoryImages, String> {
+    let word = |at| big_endian(bytes, at).ok_or("is truncated");
     let (magic, count, height, width) = (word(0)?, word(4)?, word(8)?, word(12)?);
     if magic != 0x803 {
         return Err("is not an IDX file of byte images".into());
@@ -102,32 +156,39 @@ pub fn parse_idx_images(bytes: &[u8]) -> Result<Packed, String> {
     let size = count.checked_mul(height).and_then(|n| n.checked_mul(width));
     match size {
         Some(size) if size > 0 && bytes.len() - 16 == size => {
-            Ok(Packed { width: width as u32, height: height as u32, channels: 1, pixels: bytes[16..].to_vec(), labels: None })
+            Ok(InMemoryImages { width: width as u32, height: height as u32, channels: 1, pixels: bytes[16..].to_vec(), labels: None })
         }
-        _ => Err(format!("says {count} images of {width}x{height} but holds {} bytes", bytes.len() - 16)),
+        _ => Err(format!("has a header of {count} images of {width}x{height} but contains {} bytes", bytes.len() - 16)),
     }
 }
 
-/// IDX labels: magic 0x801, count, then bytes.
+/// Parses IDX labels: magic 0x801, count, then one byte per label.
+///
+/// # Errors
+/// Fails with a description if the bytes are not a complete IDX file of labels.
 pub fn parse_idx_labels(bytes: &[u8]) -> Result<Vec<u32>, String> {
     match (big_endian(bytes, 0), big_endian(bytes, 4)) {
         (Some(0x801), Some(count)) if bytes.len() - 8 == count => Ok(bytes[8..].iter().map(|&b| b as u32).collect()),
-        _ => Err("is not a whole IDX file of byte labels".into()),
+        _ => Err("is not a complete IDX file of byte labels".into()),
     }
 }
 
-/// Bytes of an image in CIFAR-100's binary files.
+/// Bytes per record in CIFAR-100's binary files.
 const CIFAR_100_RECORD: u64 = 2 + 3 * 32 * 32;
 
-/// CIFAR's binary files: in a record the labels (CIFAR-10: one; CIFAR-100: a coarse and a fine one, which is taken) and three planes of 32x32.
-pub fn read_cifar(paths: &[PathBuf]) -> Result<Packed, DataError> {
+/// Reads CIFAR's binary files. A record has its labels (CIFAR-10: one; CIFAR-100: a coarse and a
+/// fine one, of which the fine one is used) and three planes of 32x32 bytes.
+///
+/// # Errors
+/// Fails if a file cannot be read or does not consist of complete records.
+pub fn read_cifar(paths: &[PathBuf]) -> Result<InMemoryImages, DataError> {
     const IMAGE: usize = 3 * 32 * 32;
     let (mut pixels, mut labels) = (Vec::new(), Vec::new());
     for path in paths {
         let bytes = read(path)?;
         let count = if is_cifar_100(&file_name(path)) { 2 } else { 1 };
         if bytes.is_empty() || !bytes.len().is_multiple_of(count + IMAGE) {
-            let what = format!("is no CIFAR binary: {} bytes are not whole records of {}", bytes.len(), count + IMAGE);
+            let what = format!("is not a CIFAR binary file: {} bytes are not a multiple of {}", bytes.len(), count + IMAGE);
             return Err(DataError::path(path, what));
         }
         for record in bytes.chunks_exact(count + IMAGE) {
@@ -135,10 +196,10 @@ pub fn read_cifar(paths: &[PathBuf]) -> Result<Packed, DataError> {
             pixels.extend_from_slice(&record[count..]);
         }
     }
-    Ok(Packed { width: 32, height: 32, channels: 3, pixels, labels: Some(labels) })
+    Ok(InMemoryImages { width: 32, height: 32, channels: 3, pixels, labels: Some(labels) })
 }
 
-/// Which part of a packed set.
+/// A part of a CIFAR or IDX dataset.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Split {
     All,
@@ -146,39 +207,39 @@ pub(crate) enum Split {
     Test,
 }
 
-/// A folder of more entries than this is no packed set: it need not be read to its end.
-const MOST_ENTRIES: usize = 1000;
+/// A folder with more entries is not a CIFAR or IDX dataset and is not listed to its end.
+const MAX_ENTRIES: usize = 1000;
 
-/// A CIFAR or IDX set at `path`, if that is what lies there.
+/// Opens a CIFAR or IDX dataset; returns `None` if the path is something else.
 pub(crate) fn open(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset>, DataError> {
     let mut files = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
-    // Other things are called `train.bin` too.
+    // Other files are called `train.bin` too, so the size is checked.
     let fits = |file: &Path| !is_cifar_100(&file_name(file)) || file.metadata().is_ok_and(|m| m.len() % CIFAR_100_RECORD == 0);
     files.retain(|file| is_cifar(&file_name(file)) && fits(file) || idx_labels_name(&file_name(file)).is_some());
     files.sort();
     let is_test = |file: &PathBuf| ["t10k", "test"].iter().any(|part| file_name(file).contains(part));
     match split {
-        // A folder's training files, or its test files where it has no others.
+        // The training files of a folder, or its test files if it has no others.
         Split::All if path.is_dir() && !files.iter().all(is_test) => files.retain(|file| !is_test(file)),
         Split::All => {}
         Split::Train => files.retain(|file| !is_test(file)),
         Split::Test => files.retain(is_test),
     }
     let cifar: Vec<PathBuf> = files.iter().filter(|file| is_cifar(&file_name(file))).cloned().collect();
-    let packed = if !cifar.is_empty() {
-        let mut packed = read_cifar(&cifar)?;
+    let images = if !cifar.is_empty() {
+        let mut images = read_cifar(&cifar)?;
         if !labels {
-            packed.labels = None;
+            images.labels = None;
         }
-        packed
-    } else if let Some(images) = files.first() {
-        read_idx(images, labels)?
+        images
+    } else if let Some(file) = files.first() {
+        read_idx(file, labels)?
     } else {
         return Ok(None);
     };
-    let top = packed.labels.as_ref().and_then(|l| l.iter().max().copied());
+    let top = images.labels.as_ref().and_then(|l| l.iter().max().copied());
     let classes = top.map_or(Vec::new(), |top| (0..=top).map(|c| c.to_string()).collect());
-    Ok(Some(Dataset::from_packed(&file_name(path), packed, classes)))
+    Ok(Some(Dataset::from_memory(&file_name(path), images, classes)))
 }
 
 fn file_name(path: &Path) -> String {
@@ -194,8 +255,8 @@ fn is_cifar_100(name: &str) -> bool {
 }
 
 fn files_of(folder: &Path) -> Option<Vec<PathBuf>> {
-    let entries: Vec<_> = std::fs::read_dir(folder).ok()?.flatten().take(MOST_ENTRIES + 1).collect();
-    (entries.len() <= MOST_ENTRIES).then(|| entries.iter().map(|e| e.path()).filter(|p| p.is_file()).collect())
+    let entries: Vec<_> = std::fs::read_dir(folder).ok()?.flatten().take(MAX_ENTRIES + 1).collect();
+    (entries.len() <= MAX_ENTRIES).then(|| entries.iter().map(|e| e.path()).filter(|p| p.is_file()).collect())
 }
 
 #[cfg(test)]
@@ -210,9 +271,9 @@ mod tests {
         std::fs::write(&images, [head(&[0x803, 2, 2, 3]), (0..12).collect()].concat()).unwrap();
         assert!(read_idx(&images, true).is_err_and(|e| e.to_string().contains("labels")));
         std::fs::write(folder.path().join("train-labels-idx1-ubyte"), [head(&[0x801, 2]), vec![7, 3]].concat()).unwrap();
-        let packed = read_idx(&images, true).unwrap();
-        assert_eq!((packed.len(), packed.labels.as_deref()), (2, Some(&[7, 3][..])));
-        assert_eq!(packed.rgb(1).pixels[..6], [6, 6, 6, 7, 7, 7]);
+        let read = read_idx(&images, true).unwrap();
+        assert_eq!((read.len(), read.labels.as_deref()), (2, Some(&[7, 3][..])));
+        assert_eq!(read.rgb(1).pixels[..6], [6, 6, 6, 7, 7, 7]);
         std::fs::write(&images, head(&[0x803, 1 << 30, 1 << 30, 1 << 30])).unwrap();
         assert!(read_idx(&images, false).is_err());
 
@@ -220,13 +281,13 @@ mod tests {
         let mut record = vec![5u8];
         record.extend((0..3072).map(|i| (i / 1024 * 50) as u8));
         std::fs::write(&batch, &record).unwrap();
-        let packed = read_cifar(std::slice::from_ref(&batch)).unwrap();
-        assert_eq!((packed.labels.as_deref(), packed.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
+        let read = read_cifar(std::slice::from_ref(&batch)).unwrap();
+        assert_eq!((read.labels.as_deref(), read.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
         std::fs::write(&batch, &record[..100]).unwrap();
         assert!(read_cifar(&[batch]).is_err());
         let hundred = folder.path().join("train.bin");
         std::fs::write(&hundred, [&[9], &record[..]].concat()).unwrap();
-        let packed = read_cifar(&[hundred]).unwrap();
-        assert_eq!((packed.labels.as_deref(), packed.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
+        let read = read_cifar(&[hundred]).unwrap();
+        assert_eq!((read.labels.as_deref(), read.rgb(0).pixels[..3].to_vec()), (Some(&[5][..]), vec![0, 50, 100]));
     }
 }

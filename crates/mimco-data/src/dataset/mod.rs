@@ -1,124 +1,178 @@
-//! A set of images: what each is called, which class it has, and its bytes.
+//! Datasets: sets of images with names, optional labels and encoded bytes.
 
-use crate::decode::{MAX_PIXELS, Need, decode, decode_part, probe};
-use crate::formats::Packed;
-use crate::order::{Group, Order};
-use crate::parquet::Parquet;
-use crate::place::Place;
-use crate::shards::Shards;
-use crate::tree::Tree;
-use crate::{DataError, Rgb, index};
+mod archive;
+mod folder;
+mod group_cache;
+mod in_memory;
+mod open;
+mod parquet;
+
+pub use in_memory::{InMemoryImages, idx_labels_name, parse_idx_images, parse_idx_labels, read_cifar, read_idx};
+
+pub(crate) use archive::CLASS_NAMES;
+
+use crate::decode::{MAX_PIXELS, Need, Rgb, decode, decode_region, probe};
+use crate::digest::Fnv;
+use crate::error::DataError;
+use crate::loader::order::{Group, Order};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// A set of images with names, and labels where it has them. Clones share it.
+/// A set of images with names, and with labels if it has any. Clones share the images.
+///
+/// ```
+/// use mimco_data::{Dataset, Rgb};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let folder = tempfile::tempdir()?;
+/// for class in ["cat", "dog"] {
+///     std::fs::create_dir(folder.path().join(class))?;
+///     let image = Rgb { width: 2, height: 1, pixels: vec![255; 6] };
+///     std::fs::write(folder.path().join(class).join("1.png"), image.to_png()?)?;
+/// }
+/// let dataset = Dataset::open_labelled(folder.path())?;
+/// assert_eq!(dataset.len(), 2);
+/// assert_eq!(dataset.name(1), "dog/1.png");
+/// assert_eq!((dataset.classes(), dataset.label(1)), (&["cat".to_string(), "dog".into()][..], Some(1)));
+/// assert_eq!(dataset.load(1)?.width, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Dataset {
-    images: Arc<Images>,
-    /// Which of them, in order.
+    source: Arc<dyn ImageSource>,
+    /// Numbers of the images in `source`, in the order of this dataset.
     chosen: Arc<[u32]>,
     classes: Arc<[String]>,
-    /// Where each of the images' own classes stands in `classes`; empty where they are the same.
-    places: Arc<[u32]>,
+    /// Index in `classes` of each class of the source; empty if the two agree.
+    class_indices: Arc<[u32]>,
     max_pixels: u64,
-    /// Bytes of the images among which an order mixes, where they are read in groups.
+    /// Bytes of the images that an epoch shuffles together, for images that are read in groups.
     window: u64,
 }
 
-/// Enough for images that are taken in sequence; see [`Dataset::with_window`].
+/// Default shuffle window, bytes; see [`Dataset::with_window`].
 const WINDOW: u64 = 64 << 20;
 
-/// Where the images come from.
-pub(crate) enum Images {
-    /// Files below a folder; the classes are those of the folders below it.
-    Files {
-        place: Place,
-        tree: Tree,
-        labels: Option<Vec<u32>>,
-    },
-    Shards {
-        name: String,
-        shards: Shards,
-        labels: Option<Vec<u32>>,
-    },
-    Parquet {
-        name: String,
-        parquet: Parquet,
-        labels: Option<Vec<u32>>,
-    },
-    Packed {
-        name: String,
-        packed: Packed,
-    },
+/// A kind of dataset: where its images are stored and how they are read. Images are numbered from
+/// 0.
+pub(crate) trait ImageSource: Send + Sync {
+    /// Returns the number of images.
+    fn len(&self) -> usize;
+
+    /// Returns an image's name, with `/` between its parts.
+    fn name(&self, image: usize) -> String;
+
+    /// Returns an image's class, for labelled sources.
+    fn label(&self, image: usize) -> Option<u32>;
+
+    /// Returns the path or URL of the source, or the name of images in memory.
+    fn location(&self) -> String;
+
+    /// Reads an image's bytes as they are stored.
+    ///
+    /// # Errors
+    /// Fails if a file cannot be read.
+    fn read(&self, image: usize) -> io::Result<Vec<u8>>;
+
+    /// Returns an image of a source whose images are stored decoded.
+    fn pixels(&self, _image: usize) -> Option<Rgb> {
+        None
+    }
+
+    /// Returns whether reading may succeed later after this error.
+    fn is_transient(&self, _error: &io::Error) -> bool {
+        false
+    }
+
+    /// Returns the number of the group that an image is read in, for sources read in groups.
+    fn group(&self, _image: usize) -> Option<u32> {
+        None
+    }
+
+    /// Returns the stored bytes of a group.
+    fn group_bytes(&self, _group: u32) -> u64 {
+        0
+    }
+
+    /// Sets how many bytes of groups are kept in memory.
+    fn set_cache_bytes(&self, _bytes: usize) {}
+
+    /// Writes a cache of folder listings, for sources that consist of many files.
+    ///
+    /// # Errors
+    /// Fails if `file` cannot be written.
+    fn write_listing_cache(&self, _file: &Path) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl Dataset {
-    /// All of some images.
-    pub(crate) fn new(images: Images, classes: Vec<String>) -> Dataset {
-        let chosen = (0..images.len() as u32).collect();
-        Dataset { images: Arc::new(images), chosen, classes: classes.into(), places: Arc::default(), max_pixels: MAX_PIXELS, window: 0 }
-            .with_window(WINDOW)
+    /// Returns a dataset of all images of a source.
+    pub(crate) fn new(source: impl ImageSource + 'static, classes: Vec<String>) -> Dataset {
+        let chosen = (0..source.len() as u32).collect();
+        let (classes, class_indices) = (classes.into(), Arc::default());
+        Dataset { source: Arc::new(source), chosen, classes, class_indices, max_pixels: MAX_PIXELS, window: 0 }.with_window(WINDOW)
     }
 
-    /// Images of one size in memory.
-    pub fn from_packed(name: &str, packed: Packed, classes: Vec<String>) -> Dataset {
-        Dataset::new(Images::Packed { name: name.into(), packed }, classes)
-    }
-
-    /// The same images, their labels counted in another set's classes: folders agree by name, not by place.
+    /// Returns the same images with labels that index another dataset's classes. Classes are
+    /// matched by name.
     ///
     /// # Errors
-    /// A class that is not among them.
+    /// Fails if a class of this dataset is not among `classes`.
     pub fn with_classes(mut self, classes: &[String]) -> Result<Dataset, DataError> {
-        let place = |name: &String| {
-            classes.iter().position(|class| class == name).map(|place| place as u32).ok_or_else(|| {
+        let index = |name: &String| {
+            classes.iter().position(|class| class == name).map(|index| index as u32).ok_or_else(|| {
                 DataError::path(
-                    self.place(),
-                    format!("has a class `{name}` that the training images have not; give folders of the same classes"),
+                    self.location(),
+                    format!("has a class `{name}` that the training images do not have; give folders with the same classes"),
                 )
             })
         };
-        self.places = self.classes.iter().map(place).collect::<Result<_, _>>()?;
+        self.class_indices = self.classes.iter().map(index).collect::<Result<_, _>>()?;
         self.classes = classes.into();
         Ok(self)
     }
 
-    /// These of its images, in this order.
+    /// Returns the images at these indices, in this order.
+    ///
+    /// # Panics
+    /// Panics if an index is not below [`Dataset::len`].
     pub fn subset(&self, indices: &[u32]) -> Dataset {
         Dataset { chosen: indices.iter().map(|&i| self.chosen[i as usize]).collect(), ..self.clone() }
     }
 
-    /// The same set with another limit of pixels an image.
+    /// Returns the same dataset with another limit of pixels per image.
     pub fn with_max_pixels(mut self, max_pixels: u64) -> Dataset {
         self.max_pixels = max_pixels;
         self
     }
 
-    /// The same set with another window, in bytes: where images are read in groups (parquet's row groups, neighbours in shards of an object store), an
-    /// epoch takes groups in random order, as many at a time as the window holds, and mixes their images. It is kept in memory, and so is the next.
+    /// Returns the same dataset with another shuffle window, in bytes.
+    ///
+    /// The window matters for images that are read in groups: row groups of Parquet files, and
+    /// neighbors in the shards of an object store. An epoch takes the groups in random order, as
+    /// many at a time as the window holds, and shuffles their images. The window is kept in memory,
+    /// and so is the next one.
     pub fn with_window(mut self, window: u64) -> Dataset {
         self.window = window;
-        let room = usize::try_from(window.saturating_mul(2)).unwrap_or(usize::MAX);
-        match &*self.images {
-            Images::Shards { shards, .. } => shards.cache.give_room(room),
-            Images::Parquet { parquet, .. } => parquet.cache.give_room(room),
-            Images::Files { .. } | Images::Packed { .. } => {}
-        }
+        self.source.set_cache_bytes(usize::try_from(window.saturating_mul(2)).unwrap_or(usize::MAX));
         self
     }
 
-    /// Number of images.
+    /// Returns the number of images.
     pub fn len(&self) -> usize {
         self.chosen.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the dataset has no images.
     pub fn is_empty(&self) -> bool {
         self.chosen.is_empty()
     }
 
-    /// The order of an epoch's samples.
+    /// Returns the order of an epoch's samples.
     pub(crate) fn order(&self, seed: u64, epoch: u64) -> Order {
         match self.groups() {
             Some(groups) => Order::windowed(groups, self.window, seed, epoch),
@@ -126,181 +180,135 @@ impl Dataset {
         }
     }
 
-    /// The samples that are read together, where they are.
+    /// Returns the samples that are read together, for sources read in groups.
     fn groups(&self) -> Option<Vec<Group>> {
         let mut samples: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
         for (&image, sample) in self.chosen.iter().zip(0..) {
-            samples.entry(self.images.group(image as usize)?).or_default().push(sample);
+            samples.entry(self.source.group(image as usize)?).or_default().push(sample);
         }
-        Some(samples.into_iter().map(|(group, samples)| Group { samples, bytes: self.images.group_bytes(group) }).collect())
+        Some(samples.into_iter().map(|(group, samples)| Group { samples, bytes: self.source.group_bytes(group) }).collect())
     }
 
-    /// Reads the group of a sample before it is needed; what goes wrong shows when it is.
+    /// Reads the group of a sample ahead of its use. Errors are reported when the sample is used.
     pub(crate) fn read_ahead(&self, index: usize) {
         drop(self.raw(index));
     }
 
-    /// An image's path below the folder, with `/`, or its place in a packed set.
+    /// Returns an image's path below the folder with `/` between components, or its number in a
+    /// dataset in memory.
+    ///
+    /// # Panics
+    /// Panics if `index` is not below [`Dataset::len`].
     pub fn name(&self, index: usize) -> String {
-        let index = self.chosen[index] as usize;
-        match &*self.images {
-            Images::Files { tree, .. } => tree.name(index),
-            Images::Shards { shards, .. } => shards.name(index),
-            Images::Parquet { parquet, .. } => parquet.name(index),
-            Images::Packed { name, .. } => format!("{name}/{index:06}"),
-        }
+        self.source.name(self.chosen[index] as usize)
     }
 
-    /// An image's class.
+    /// Returns an image's class as an index into [`Dataset::classes`], for a labelled dataset.
+    ///
+    /// # Panics
+    /// Panics if `index` is not below [`Dataset::len`].
     pub fn label(&self, index: usize) -> Option<u32> {
-        let index = self.chosen[index] as usize;
-        let label = match &*self.images {
-            Images::Files { tree, labels, .. } => labels.as_ref()?[tree.folder_of(index)],
-            Images::Shards { labels, .. } | Images::Parquet { labels, .. } => labels.as_ref()?[index],
-            Images::Packed { packed, .. } => packed.labels.as_ref()?[index],
-        };
-        Some(self.places.get(label as usize).copied().unwrap_or(label))
+        let label = self.source.label(self.chosen[index] as usize)?;
+        Some(self.class_indices.get(label as usize).copied().unwrap_or(label))
     }
 
-    /// Names of the classes; empty where there are no labels.
+    /// Returns the names of the classes; empty for a dataset without labels.
     pub fn classes(&self) -> &[String] {
         &self.classes
     }
 
-    /// Reads an image, to be decoded.
+    /// Reads an image without decoding it.
     ///
     /// # Errors
-    /// A file that cannot be read.
+    /// Fails if the file cannot be read.
+    ///
+    /// # Panics
+    /// Panics if `index` is not below [`Dataset::len`].
     pub fn read(&self, index: usize) -> Result<Encoded, DataError> {
-        match &*self.images {
-            Images::Packed { packed, .. } => Ok(Encoded::Pixels(packed.rgb(self.chosen[index] as usize))),
-            _ => Ok(Encoded::File { bytes: self.raw(index)?, name: self.name(index), max_pixels: self.max_pixels }),
+        match self.source.pixels(self.chosen[index] as usize) {
+            Some(image) => Ok(Encoded::Pixels(image)),
+            None => Ok(Encoded::File { bytes: self.raw(index)?, name: self.name(index), max_pixels: self.max_pixels }),
         }
     }
 
     /// Reads and decodes an image.
     ///
     /// # Errors
-    /// A file that cannot be read or decoded.
+    /// Fails if the file cannot be read or decoded.
+    ///
+    /// # Panics
+    /// Panics if `index` is not below [`Dataset::len`].
     pub fn load(&self, index: usize) -> Result<Rgb, DataError> {
         self.read(index)?.decode()
     }
 
-    /// An image's bytes as they are stored, for finding duplicates.
+    /// Returns an image's bytes as they are stored: those of its file, or its pixels.
     pub(crate) fn raw(&self, index: usize) -> Result<Vec<u8>, DataError> {
-        let chosen = self.chosen[index] as usize;
-        let bytes = match &*self.images {
-            Images::Packed { packed, .. } => Ok(packed.rgb(chosen).pixels),
-            Images::Files { place, tree, .. } => place.read(&tree.path(chosen), None),
-            Images::Shards { shards, .. } => shards.read(chosen),
-            Images::Parquet { parquet, .. } => parquet.read(chosen),
-        };
-        bytes.map_err(|e| {
-            let passes = self.images.place().is_some_and(|place| place.passes(&e));
-            DataError::Unread { name: self.name(index), what: format!("cannot be read: {e}"), passes }
+        self.source.read(self.chosen[index] as usize).map_err(|e| DataError::Unread {
+            name: self.name(index),
+            what: format!("cannot be read: {e}"),
+            is_transient: self.source.is_transient(&e),
         })
     }
 
-    /// Decodes bytes that [`Dataset::raw`] gave.
+    /// Decodes the bytes returned by [`Dataset::raw`].
     pub(crate) fn decode_raw(&self, index: usize, raw: &[u8]) -> Result<Rgb, DataError> {
-        match &*self.images {
-            Images::Packed { packed, .. } => Ok(packed.rgb(self.chosen[index] as usize)),
-            _ => decode(raw, &self.name(index), self.max_pixels),
+        match self.source.pixels(self.chosen[index] as usize) {
+            Some(image) => Ok(image),
+            None => decode(raw, &self.name(index), self.max_pixels),
         }
     }
 
-    /// A number that another set hardly shares: of names and labels, or of the pixels of a set in memory.
+    /// Returns a digest of names and labels, or of pixels and labels for images in memory.
     pub fn digest(&self) -> u64 {
-        let mut hash = Fnv::default();
+        let mut digest = Fnv::default();
         for i in 0..self.len() {
-            match &*self.images {
-                Images::Packed { packed, .. } => hash.add(&packed.rgb(self.chosen[i] as usize).pixels),
-                _ => hash.add(self.name(i).as_bytes()),
+            match self.source.pixels(self.chosen[i] as usize) {
+                Some(image) => digest.add(&image.pixels),
+                None => digest.add(self.name(i).as_bytes()),
             }
-            hash.add(&self.label(i).unwrap_or(u32::MAX).to_le_bytes());
+            digest.add(&self.label(i).unwrap_or(u32::MAX).to_le_bytes());
         }
-        hash.0
+        digest.value()
     }
 
-    /// Where its files lie, or its name.
-    pub fn place(&self) -> String {
-        match &*self.images {
-            Images::Files { place, .. } => place.path().display().to_string(),
-            Images::Shards { name, .. } | Images::Parquet { name, .. } | Images::Packed { name, .. } => name.clone(),
-        }
+    /// Returns the path or URL of the dataset, or the name of a dataset in memory.
+    pub fn location(&self) -> String {
+        self.source.location()
     }
 
-    /// Keeps where the files of a large folder lie, so that [`Dataset::open`] need not look for them again.
+    /// Writes the file listings of a large folder to a cache file, so that [`Dataset::open`] does
+    /// not list unchanged folders again. Other datasets write nothing.
     ///
     /// # Errors
-    /// Where `file` cannot be written.
-    pub fn keep_index(&self, file: &Path) -> Result<(), DataError> {
-        match &*self.images {
-            Images::Files { place, tree, .. } if !place.is_far() => index::write(file, place.path(), tree)
-                .map_err(|e| DataError::path(file, format!("cannot be written: {e}; make room, or give a folder you may write"))),
-            _ => Ok(()),
-        }
+    /// Fails if `file` cannot be written.
+    pub fn write_listing_cache(&self, file: &Path) -> Result<(), DataError> {
+        self.source
+            .write_listing_cache(file)
+            .map_err(|e| DataError::path(file, format!("cannot be written: {e}; free some disk space, or give a writable folder")))
     }
 }
 
-impl Images {
-    fn len(&self) -> usize {
-        match self {
-            Images::Files { tree, .. } => tree.len(),
-            Images::Shards { shards, .. } => shards.len(),
-            Images::Parquet { parquet, .. } => parquet.len(),
-            Images::Packed { packed, .. } => packed.len(),
-        }
-    }
-
-    /// Where its files lie.
-    fn place(&self) -> Option<&Place> {
-        match self {
-            Images::Files { place, .. } => Some(place),
-            Images::Shards { shards, .. } => Some(shards.place()),
-            Images::Parquet { parquet, .. } => Some(parquet.place()),
-            Images::Packed { .. } => None,
-        }
-    }
-
-    /// Which images an image is read with.
-    fn group(&self, image: usize) -> Option<u32> {
-        match self {
-            Images::Shards { shards, .. } => shards.group(image),
-            Images::Parquet { parquet, .. } => Some(parquet.group(image)),
-            Images::Files { .. } | Images::Packed { .. } => None,
-        }
-    }
-
-    fn group_bytes(&self, group: u32) -> u64 {
-        match self {
-            Images::Shards { shards, .. } => shards.group_bytes(group),
-            Images::Parquet { parquet, .. } => parquet.group_bytes(group),
-            Images::Files { .. } | Images::Packed { .. } => 0,
-        }
-    }
-}
-
-/// An image that was read and is not decoded.
+/// An image that is read but not decoded.
 pub enum Encoded {
-    /// The bytes of a file.
+    /// The bytes of an image file.
     File {
-        /// Its bytes.
+        /// The file's bytes.
         bytes: Vec<u8>,
-        /// For errors.
+        /// The image's name, for errors.
         name: String,
-        /// Most pixels that it may have.
+        /// Images with more pixels are refused.
         max_pixels: u64,
     },
-    /// An image of a packed set.
+    /// An image that is stored decoded.
     Pixels(Rgb),
 }
 
 impl Encoded {
-    /// Width and height, turned as the image says.
+    /// Returns width and height in pixels, after applying the EXIF orientation.
     ///
     /// # Errors
-    /// What is not an image.
+    /// Fails if the bytes are not an image.
     pub fn size(&self) -> Result<(u32, u32), DataError> {
         match self {
             Encoded::File { bytes, name, .. } => probe(bytes, name),
@@ -308,39 +316,23 @@ impl Encoded {
         }
     }
 
-    /// The whole image.
+    /// Decodes the whole image.
     ///
     /// # Errors
-    /// What cannot be decoded.
+    /// Fails if the image cannot be decoded.
     pub fn decode(&self) -> Result<Rgb, DataError> {
-        self.decode_part(&Need::everything()).map(|(image, _)| image)
+        self.decode_region(&Need::everything()).map(|(image, _)| image)
     }
 
-    /// What is needed of the image, and by what factor it is reduced; see [`decode_part`].
+    /// Decodes the needed part of the image and returns it with its reduction factor; see
+    /// [`decode_region`].
     ///
     /// # Errors
-    /// What cannot be decoded.
-    pub fn decode_part(&self, need: &Need) -> Result<(Rgb, u32), DataError> {
+    /// Fails if the image cannot be decoded.
+    pub fn decode_region(&self, need: &Need) -> Result<(Rgb, u32), DataError> {
         match self {
-            Encoded::File { bytes, name, max_pixels } => decode_part(bytes, name, *max_pixels, need),
+            Encoded::File { bytes, name, max_pixels } => decode_region(bytes, name, *max_pixels, need),
             Encoded::Pixels(image) => Ok((image.clone(), 1)),
-        }
-    }
-}
-
-/// Fowler, Noll and Vo's hash (FNV-1a).
-pub(crate) struct Fnv(pub(crate) u64);
-
-impl Default for Fnv {
-    fn default() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-}
-
-impl Fnv {
-    pub(crate) fn add(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            self.0 = (self.0 ^ byte as u64).wrapping_mul(0x0100_0000_01b3);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Decoders that panic on hostile bytes must end neither a training nor a user's patience.
+//! Turning panics of decoders into errors: hostile bytes must not end a training run.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,12 +7,13 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic in this thread is made an error of an image: a program's panic hook need not tell it.
+/// Returns whether a panic of this thread becomes an error about an image. A program's panic hook
+/// need not report such a panic.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// Runs a decoder; nothing where it panics.
+/// Runs a decoder; returns `None` if it panics.
 pub(crate) fn guard<T>(work: impl FnOnce() -> T) -> Option<T> {
     let before = GUARDED.replace(true);
     let done = catch_unwind(AssertUnwindSafe(work));

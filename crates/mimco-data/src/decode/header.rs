@@ -1,59 +1,62 @@
-//! What an image file's first bytes say of how it is stored. Nothing is decoded, and a file that says nonsense is `None` or some kind, never an error:
-//! whether it is an image at all is the decoder's to say.
+//! How an image file is stored, determined without decoding its pixels. Damaged files give `None`
+//! or any kind, never an error: whether a file is an image is the decoder's decision.
 
-use crate::guard::guard;
+use crate::decode::guard::guard;
+use crate::decode::palette_tiff;
+use image::codecs::{png::PngDecoder, webp::WebPDecoder};
 use image::{ExtendedColorType, ImageDecoder, ImageFormat, ImageReader, metadata::Orientation};
 use std::io::Cursor;
 
 /// How an image is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Stored {
+pub(crate) struct ImageHeader {
     pub format: ImageFormat,
     pub kind: Kind,
-    /// Whether EXIF says to turn or mirror it.
-    pub turned: bool,
-    /// Whether more than one picture is in it, one after the other in time.
-    pub moving: bool,
+    /// Whether EXIF data rotate or mirror the image.
+    pub has_exif_rotation: bool,
+    /// Whether the file contains more than one frame.
+    pub is_animated: bool,
 }
 
-/// What a stored pixel is.
+/// The kind of a stored pixel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Kind {
     OneBit,
-    Grey,
-    GreyAlpha,
+    Gray,
+    GrayAlpha,
     Rgb,
     Rgba,
     Palette,
     Cmyk,
-    DeepGrey,
-    DeepGreyAlpha,
-    DeepRgb,
-    DeepRgba,
+    Gray16,
+    GrayAlpha16,
+    Rgb16,
+    Rgba16,
     Other,
 }
 
 impl Kind {
-    /// What a report calls it.
+    /// Returns the name of a kind in reports. The names are keys of `mimco check-data`'s JSON
+    /// output, so their spelling stays.
     pub fn name(self) -> &'static str {
         match self {
             Kind::OneBit => "1-bit",
-            Kind::Grey => "grey",
-            Kind::GreyAlpha => "grey+alpha",
+            Kind::Gray => "grey",
+            Kind::GrayAlpha => "grey+alpha",
             Kind::Rgb => "RGB",
             Kind::Rgba => "RGBA",
             Kind::Palette => "palette",
             Kind::Cmyk => "CMYK",
-            Kind::DeepGrey => "16-bit grey",
-            Kind::DeepGreyAlpha => "16-bit grey+alpha",
-            Kind::DeepRgb => "16-bit RGB",
-            Kind::DeepRgba => "16-bit RGBA",
+            Kind::Gray16 => "16-bit grey",
+            Kind::GrayAlpha16 => "16-bit grey+alpha",
+            Kind::Rgb16 => "16-bit RGB",
+            Kind::Rgba16 => "16-bit RGBA",
             Kind::Other => "other",
         }
     }
 }
 
-/// What a report calls a format.
+/// Returns the name of a format in reports.
 pub(crate) fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Jpeg => "JPEG",
@@ -67,59 +70,64 @@ pub(crate) fn format_name(format: ImageFormat) -> &'static str {
     }
 }
 
-/// Looks at a file's first bytes, and behind them for a second picture.
-pub(crate) fn stored(bytes: &[u8]) -> Option<Stored> {
+/// Reads the header of an image file; returns `None` for an unknown format.
+pub(crate) fn read_header(bytes: &[u8]) -> Option<ImageHeader> {
     let format = image::guess_format(bytes).ok()?;
-    // The decoder's word on colours is of what it makes; where that is not what is stored, the file is asked.
-    let said = guard(|| {
+    // The decoder reports the colors that it returns; the file is inspected where it stores others.
+    let decoder = guard(|| {
         let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().ok()?;
         Some((decoder.original_color_type(), decoder.orientation().ok()?))
     });
-    let (colours, orientation) = said.flatten().unwrap_or((ExtendedColorType::Unknown(0), Orientation::NoTransforms));
+    let (colors, orientation) = decoder.flatten().unwrap_or((ExtendedColorType::Unknown(0), Orientation::NoTransforms));
     let kind = match format {
         ImageFormat::Jpeg => jpeg_kind(bytes),
         ImageFormat::Png => png_kind(bytes),
         ImageFormat::Gif => Some(Kind::Palette),
         ImageFormat::Bmp => bmp_kind(bytes),
-        ImageFormat::Tiff => crate::palette_tiff::as_grey(bytes).map(|_| Kind::Palette),
+        ImageFormat::Tiff => palette_tiff::as_gray(bytes).map(|_| Kind::Palette),
         _ => None,
     };
-    let moving = match format {
-        ImageFormat::Png => png_moves(bytes),
-        ImageFormat::Gif => gif_moves(bytes),
-        ImageFormat::WebP => bytes.get(12..16) == Some(b"VP8X") && bytes.get(20).is_some_and(|flags| flags & 2 != 0),
-        _ => false,
-    };
-    Some(Stored { format, kind: kind.unwrap_or(kind_of(colours)), turned: orientation != Orientation::NoTransforms, moving })
+    let is_animated =
+        match format {
+            ImageFormat::Png => guard(|| PngDecoder::new(Cursor::new(bytes)).and_then(|decoder| decoder.is_apng()))
+                .is_some_and(|apng| apng.unwrap_or(false)),
+            ImageFormat::Gif => gif_is_animated(bytes),
+            ImageFormat::WebP => guard(|| WebPDecoder::new(Cursor::new(bytes)).map(|decoder| decoder.has_animation()))
+                .is_some_and(|webp| webp.unwrap_or(false)),
+            _ => false,
+        };
+    let has_exif_rotation = orientation != Orientation::NoTransforms;
+    Some(ImageHeader { format, kind: kind.unwrap_or(kind_of(colors)), has_exif_rotation, is_animated })
 }
 
-fn kind_of(colours: ExtendedColorType) -> Kind {
-    match colours {
+fn kind_of(colors: ExtendedColorType) -> Kind {
+    match colors {
         ExtendedColorType::L1 => Kind::OneBit,
-        ExtendedColorType::L8 => Kind::Grey,
-        ExtendedColorType::La8 => Kind::GreyAlpha,
+        ExtendedColorType::L8 => Kind::Gray,
+        ExtendedColorType::La8 => Kind::GrayAlpha,
         ExtendedColorType::Rgb8 => Kind::Rgb,
         ExtendedColorType::Rgba8 => Kind::Rgba,
         ExtendedColorType::Cmyk8 | ExtendedColorType::Cmyk16 => Kind::Cmyk,
-        ExtendedColorType::L16 => Kind::DeepGrey,
-        ExtendedColorType::La16 => Kind::DeepGreyAlpha,
-        ExtendedColorType::Rgb16 => Kind::DeepRgb,
-        ExtendedColorType::Rgba16 => Kind::DeepRgba,
+        ExtendedColorType::L16 => Kind::Gray16,
+        ExtendedColorType::La16 => Kind::GrayAlpha16,
+        ExtendedColorType::Rgb16 => Kind::Rgb16,
+        ExtendedColorType::Rgba16 => Kind::Rgba16,
         _ => Kind::Other,
     }
 }
 
-/// By the frame header's number of components.
+/// Returns the kind by the number of components in the frame header.
 fn jpeg_kind(bytes: &[u8]) -> Option<Kind> {
-    let mut at = 2; // behind the start-of-image mark
+    let mut at = 2; // after the start-of-image marker
     while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4) {
         match marker {
-            0xff => at += 1, // filling before a mark
-            // Frame headers, but for the three marks among them that are others: tables, an extension, arithmetic coding.
+            0xff => at += 1, // fill byte before a marker
+            // Frame headers, except for three other markers among them: tables, an extension,
+            // arithmetic coding.
             0xc0..=0xcf if ![0xc4, 0xc8, 0xcc].contains(&marker) => {
-                // Behind the length: bits, height (2), width (2), components.
+                // After the length: bits, height (2 bytes), width (2), components.
                 return match bytes.get(at + 9)? {
-                    1 => Some(Kind::Grey),
+                    1 => Some(Kind::Gray),
                     3 => Some(Kind::Rgb),
                     4 => Some(Kind::Cmyk),
                     _ => Some(Kind::Other),
@@ -131,42 +139,27 @@ fn jpeg_kind(bytes: &[u8]) -> Option<Kind> {
     None
 }
 
-/// By the header's bits and colour type.
+/// Returns the kind by the header's bit depth and color type.
 fn png_kind(bytes: &[u8]) -> Option<Kind> {
-    let &[bits, colours] = bytes.get(24..26)? else { return None };
-    match (colours, bits) {
+    let &[bits, colors] = bytes.get(24..26)? else { return None };
+    match (colors, bits) {
         (0, 1) => Some(Kind::OneBit),
-        (0, 16) => Some(Kind::DeepGrey),
-        (0, _) => Some(Kind::Grey),
-        (2, 16) => Some(Kind::DeepRgb),
+        (0, 16) => Some(Kind::Gray16),
+        (0, _) => Some(Kind::Gray),
+        (2, 16) => Some(Kind::Rgb16),
         (2, _) => Some(Kind::Rgb),
         (3, _) => Some(Kind::Palette),
-        (4, 16) => Some(Kind::DeepGreyAlpha),
-        (4, _) => Some(Kind::GreyAlpha),
-        (6, 16) => Some(Kind::DeepRgba),
+        (4, 16) => Some(Kind::GrayAlpha16),
+        (4, _) => Some(Kind::GrayAlpha),
+        (6, 16) => Some(Kind::Rgba16),
         (6, _) => Some(Kind::Rgba),
         _ => None,
     }
 }
 
-/// Whether the chunk that says so comes before the picture.
-fn png_moves(bytes: &[u8]) -> bool {
-    let mut at = 8; // behind the signature
-    // A chunk: length (4), name (4), content, checksum (4).
-    while let Some(head) = bytes.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let [a, b, c, d, name @ ..] = *head;
-        match &name {
-            b"acTL" => return true,
-            b"IDAT" => return false,
-            _ => at = at.saturating_add(12 + u32::from_be_bytes([a, b, c, d]) as usize),
-        }
-    }
-    false
-}
-
-/// By the bits of a pixel: up to eight are a palette's numbers.
+/// Returns the kind by the bits per pixel; up to eight bits are palette indices.
 fn bmp_kind(bytes: &[u8]) -> Option<Kind> {
-    // The header's size tells old ones of 12 bytes, which have sizes in two bytes each, from those of 40 and more.
+    // Old headers have 12 bytes with sizes of two bytes each; newer ones have 40 bytes and more.
     let at = if bytes.get(14)? == &12 { 24 } else { 28 };
     match bytes.get(at)? {
         1 | 2 | 4 | 8 => Some(Kind::Palette),
@@ -175,23 +168,24 @@ fn bmp_kind(bytes: &[u8]) -> Option<Kind> {
     }
 }
 
-/// Whether a second picture comes.
-fn gif_moves(bytes: &[u8]) -> bool {
+/// Returns whether a second frame follows. `image` would have to decode the first frame to tell.
+fn gif_is_animated(bytes: &[u8]) -> bool {
     let palette = |flags: u8| if flags & 0x80 != 0 { 3usize << ((flags & 7) + 1) } else { 0 };
     let Some(&flags) = bytes.get(10) else { return false };
-    let (mut at, mut pictures) = (13 + palette(flags), 0);
+    let (mut at, mut frames) = (13 + palette(flags), 0);
     loop {
-        // An extension (its mark, its kind) or a picture (its mark, place and size in eight bytes, flags, palette, bits of a code); then blocks.
+        // An extension (marker, type), or a frame (marker, eight bytes of position and size, flags,
+        // palette, bits per code); then blocks.
         at += match bytes.get(at) {
             Some(0x21) => 2,
             Some(0x2c) => {
-                pictures += 1;
-                let Some(&flags) = bytes.get(at + 9).filter(|_| pictures < 2) else { return pictures > 1 };
+                frames += 1;
+                let Some(&flags) = bytes.get(at + 9).filter(|_| frames < 2) else { return frames > 1 };
                 11 + palette(flags)
             }
             _ => return false,
         };
-        // Each block has its length before it; one of none is the last.
+        // Each block follows its length; a block of length 0 is the last.
         while let Some(&length @ 1..) = bytes.get(at) {
             at += 1 + length as usize;
         }
@@ -203,60 +197,60 @@ fn gif_moves(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn of(name: &str) -> Stored {
+    fn of(name: &str) -> ImageHeader {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats").join(name);
-        stored(&std::fs::read(path).unwrap()).unwrap_or_else(|| panic!("{name}"))
+        read_header(&std::fs::read(path).unwrap()).unwrap_or_else(|| panic!("{name}"))
     }
 
-    /// The fixtures' names say how Pillow was told to store them.
+    /// The fixtures are named after the way Pillow stored them.
     #[test]
-    fn files_say_how_they_are_stored() {
+    fn headers_are_read_from_files_of_all_kinds() {
         for (name, format, kind) in [
             ("cmyk.jpg", ImageFormat::Jpeg, Kind::Cmyk),
-            ("grey.jpg", ImageFormat::Jpeg, Kind::Grey),
+            ("grey.jpg", ImageFormat::Jpeg, Kind::Gray),
             ("progressive.jpg", ImageFormat::Jpeg, Kind::Rgb),
             ("palette.png", ImageFormat::Png, Kind::Palette),
             ("one_bit.png", ImageFormat::Png, Kind::OneBit),
-            ("grey_alpha.png", ImageFormat::Png, Kind::GreyAlpha),
-            ("grey16.png", ImageFormat::Png, Kind::DeepGrey),
+            ("grey_alpha.png", ImageFormat::Png, Kind::GrayAlpha),
+            ("grey16.png", ImageFormat::Png, Kind::Gray16),
             ("rgba.png", ImageFormat::Png, Kind::Rgba),
             ("palette.bmp", ImageFormat::Bmp, Kind::Palette),
             ("rgba.bmp", ImageFormat::Bmp, Kind::Rgb), // of 32 bits, but its header names no alpha
             ("lossy.webp", ImageFormat::WebP, Kind::Rgb),
             ("rgba.webp", ImageFormat::WebP, Kind::Rgba),
             ("lzw.tif", ImageFormat::Tiff, Kind::Rgb),
-            ("packbits_grey.tif", ImageFormat::Tiff, Kind::Grey),
+            ("packbits_grey.tif", ImageFormat::Tiff, Kind::Gray),
             ("palette.tif", ImageFormat::Tiff, Kind::Palette),
             ("one_bit.tif", ImageFormat::Tiff, Kind::OneBit),
             ("cmyk.tif", ImageFormat::Tiff, Kind::Cmyk),
             ("still.gif", ImageFormat::Gif, Kind::Palette),
             ("rgb.ppm", ImageFormat::Pnm, Kind::Rgb),
-            ("text_15.pgm", ImageFormat::Pnm, Kind::Grey),
+            ("text_15.pgm", ImageFormat::Pnm, Kind::Gray),
             ("one_bit.pnm", ImageFormat::Pnm, Kind::OneBit),
         ] {
-            assert_eq!(of(name), Stored { format, kind, turned: false, moving: false }, "{name}");
+            assert_eq!(of(name), ImageHeader { format, kind, has_exif_rotation: false, is_animated: false }, "{name}");
         }
         for moving in ["moving.gif", "moving.png", "moving_beside.png", "moving.webp"] {
-            assert!(of(moving).moving, "{moving}");
+            assert!(of(moving).is_animated, "{moving}");
         }
         for orientation in 1..=8 {
-            assert_eq!(of(&format!("orientation_{orientation}.jpg")).turned, orientation != 1);
+            assert_eq!(of(&format!("orientation_{orientation}.jpg")).has_exif_rotation, orientation != 1);
         }
-        assert!(["png", "webp", "tif"].iter().all(|kind| of(&format!("orientation_6.{kind}")).turned));
+        assert!(["png", "webp", "tif"].iter().all(|kind| of(&format!("orientation_6.{kind}")).has_exif_rotation));
     }
 
     #[test]
-    fn cut_and_damaged_files_are_looked_at_without_harm() {
+    fn truncated_and_damaged_files_do_not_panic() {
         for name in ["moving.gif", "moving.png", "moving.webp", "cmyk.jpg", "palette.tif", "palette.bmp", "text.ppm"] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats").join(name);
             let whole = std::fs::read(path).unwrap();
             for end in 0..whole.len().min(300) {
-                stored(&whole[..end]);
+                read_header(&whole[..end]);
                 let mut damaged = whole.clone();
                 damaged[end] = 0xff;
-                stored(&damaged);
+                read_header(&damaged);
             }
         }
-        assert_eq!(stored(b"hello, I am a text file"), None);
+        assert_eq!(read_header(b"hello, I am a text file"), None);
     }
 }

@@ -1,6 +1,6 @@
-//! SHA-256 of files, and `SHA256SUMS` beside shards, which `sha256sum -c` reads too.
+//! Checksums of shards: `SHA256SUMS`, which `sha256sum -c` reads too.
 
-use crate::Dataset;
+use crate::dataset::Dataset;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -9,48 +9,50 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Its name, as is the custom.
+/// Name of the list of checksums.
 pub(crate) const SUMS: &str = "SHA256SUMS";
 
-/// Shards beside a file `SHA256SUMS` that lists them.
+/// The result of verifying shards against `SHA256SUMS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checksums {
-    /// Shards that were looked at.
+    /// Number of shards that were verified.
     pub files: usize,
-    /// Those that are missing, cannot be read, or have other bytes than when they were listed, and which of these.
+    /// Names of shards that are missing, unreadable or changed, with the reasons.
     pub wrong: Vec<(String, String)>,
 }
 
-/// A digest in hexadecimal.
+/// Returns a digest in hexadecimal.
 pub(crate) fn hex(digest: impl AsRef<[u8]>) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Reads a set's shards again and compares them with the list beside them; nothing where the set is not of tar shards or there is no list. Of a
-/// folder all that are listed are looked for, else those that the set names.
+/// Compares a dataset's shards with the `SHA256SUMS` in their folder. Returns `None` if the dataset
+/// has no tar shards or there is no list. For a folder all listed shards are verified, otherwise
+/// only those of the dataset.
 pub(crate) fn verify(dataset: &Dataset, threads: usize) -> Option<Checksums> {
-    let place = dataset.place();
-    let place = Path::new(&place);
-    let folder = if place.is_dir() { place } else { place.parent()? };
+    let location = dataset.location();
+    let location = Path::new(&location);
+    let folder = if location.is_dir() { location } else { location.parent()? };
     let list = std::fs::read_to_string(folder.join(SUMS)).ok()?;
     let shards = shards(dataset);
     if shards.is_empty() {
         return None;
     }
-    let listed: Vec<(&str, &str)> = list.lines().filter_map(entry).filter(|(_, name)| place.is_dir() || shards.contains(*name)).collect();
+    let listed: Vec<(&str, &str)> =
+        list.lines().filter_map(entry).filter(|(_, name)| location.is_dir() || shards.contains(*name)).collect();
     let wrong: Mutex<Vec<(usize, String)>> = Mutex::default();
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for _ in 0..threads.clamp(1, listed.len().max(1)) {
             scope.spawn(|| {
-                while let Some((place, (sum, name))) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, listed.get(i)?))) {
+                while let Some((which, (sum, name))) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|i| Some((i, listed.get(i)?))) {
                     let what = match sum_of(&folder.join(name)) {
                         Ok(found) if found.eq_ignore_ascii_case(sum) => continue,
-                        Ok(_) => format!("its bytes are not those that {SUMS} lists; fetch or pack it again"),
+                        Ok(_) => format!("its checksum differs from {SUMS}; download or pack it again"),
                         Err(e) => format!("cannot be read: {e}"),
                     };
                     if let Ok(mut wrong) = wrong.lock() {
-                        wrong.push((place, what));
+                        wrong.push((which, what));
                     }
                 }
             });
@@ -58,11 +60,11 @@ pub(crate) fn verify(dataset: &Dataset, threads: usize) -> Option<Checksums> {
     });
     let mut wrong = wrong.into_inner().unwrap_or_default();
     wrong.sort();
-    let named = wrong.into_iter().filter_map(|(place, what)| Some((listed.get(place)?.1.to_string(), what))).collect();
+    let named = wrong.into_iter().filter_map(|(which, what)| Some((listed.get(which)?.1.to_string(), what))).collect();
     Some(Checksums { files: listed.len(), wrong: named })
 }
 
-/// The shards that a set's images lie in: the first part of each name.
+/// Returns the shards of a dataset's images, which are the first components of their names.
 fn shards(dataset: &Dataset) -> BTreeSet<String> {
     let mut shards = BTreeSet::new();
     for index in 0..dataset.len() {
@@ -77,7 +79,8 @@ fn shards(dataset: &Dataset) -> BTreeSet<String> {
     shards
 }
 
-/// A line's digest and name: two spaces between them, or a space and a star. Only tar archives beside the list.
+/// Parses a line into digest and name, which are separated by two spaces, or a space and a star.
+/// Returns `None` unless the name is that of a tar archive in the same folder.
 fn entry(line: &str) -> Option<(&str, &str)> {
     let (sum, name) = line.split_once(' ')?;
     let name = name.strip_prefix([' ', '*'])?;
@@ -103,15 +106,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_as_sha256sum_prints_it() {
+    fn a_digest_is_printed_as_by_sha256sum() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "abc").unwrap();
-        // The standard's own example (FIPS 180-4).
+        // The example of the standard (FIPS 180-4).
         assert_eq!(sum_of(file.path()).unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }
 
     #[test]
-    fn lines_name_archives_beside_the_list() {
+    fn lines_name_archives_in_the_folder_of_the_list() {
         let sum = "0".repeat(64);
         assert_eq!(entry(&format!("{sum}  a b.tar")), Some((sum.as_str(), "a b.tar")));
         assert_eq!(entry(&format!("{sum} *a.tar")), Some((sum.as_str(), "a.tar")));

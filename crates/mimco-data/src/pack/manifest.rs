@@ -1,49 +1,45 @@
-//! `shards.json`, what a folder of shards holds and how far it has come; it alone says which shards are whole.
+//! `shards.json`: the contents of a folder of shards and the progress of packing. A shard is
+//! finished only if it is listed here.
 
-use super::shard::{self, Shard, unwritten};
-use super::{Outcome, PackOptions, PackReport};
-use crate::sums::SUMS;
-use crate::{DataError, Dataset, shards};
+use crate::atomic_file;
+use crate::dataset::{CLASS_NAMES, Dataset};
+use crate::error::DataError;
+use crate::pack::checksums::SUMS;
+use crate::pack::options::{Outcome, PackOptions, PackReport};
+use crate::pack::shard::{self, FinishedShard, Shard, write_error};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::Path;
 
-const LEDGER: &str = "shards.json";
+const MANIFEST: &str = "shards.json";
 const BROKEN: &str = "broken.txt";
-/// Of this file's own form.
+
+/// Version of the manifest's format.
 const VERSION: u32 = 1;
 
+/// The contents of `shards.json`.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Ledger {
+pub(crate) struct Manifest {
     version: u32,
     pub finished: bool,
     source: Source,
     settings: PackOptions,
-    /// Images of the source that whole shards hold, or that are broken.
+    /// Number of images of the source that are in finished shards or broken.
     pub next: usize,
-    pub shards: Vec<Entry>,
+    pub shards: Vec<FinishedShard>,
     broken: Vec<Broken>,
 }
 
-/// What is packed.
+/// The dataset that is packed.
 #[derive(Serialize, Deserialize)]
 struct Source {
-    /// Where it lay; it may move.
-    place: String,
+    /// Path or URL at the time of packing; the dataset may be moved.
+    #[serde(rename = "place")]
+    location: String,
     images: usize,
-    /// Of names and labels, in hexadecimal.
+    /// Digest of names and labels, in hexadecimal.
     digest: String,
-}
-
-/// A whole shard.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Entry {
-    pub file: String,
-    pub bytes: u64,
-    pub images: usize,
-    pub shrunk: usize,
-    pub sha256: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -52,58 +48,60 @@ struct Broken {
     why: String,
 }
 
-impl Ledger {
-    /// That of a folder which is empty or was packed into before.
+impl Manifest {
+    /// Opens the manifest of a folder that is empty or was packed into before.
     ///
     /// # Errors
-    /// A folder with something else in it, or a pack of something else, or one whose shards are not as they were written.
-    pub fn open(out: &Path, dataset: &Dataset, options: &PackOptions) -> Result<Ledger, DataError> {
-        let source = Source { place: dataset.place(), images: dataset.len(), digest: format!("{:016x}", dataset.digest()) };
-        let text = match fs::read_to_string(out.join(LEDGER)) {
+    /// Fails if the folder contains other files or another pack, or if its shards have changed.
+    pub fn open(out: &Path, dataset: &Dataset, options: &PackOptions) -> Result<Manifest, DataError> {
+        let source = Source { location: dataset.location(), images: dataset.len(), digest: format!("{:016x}", dataset.digest()) };
+        let text = match fs::read_to_string(out.join(MANIFEST)) {
             Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ledger::begin(out, source, options),
-            Err(e) => return Err(DataError::path(out.join(LEDGER), format!("cannot be read: {e}"))),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Manifest::begin(out, source, options),
+            Err(e) => return Err(DataError::path(out.join(MANIFEST), format!("cannot be read: {e}"))),
         };
-        let damaged = |what: String| DataError::path(out.join(LEDGER), format!("{what}; give another --out, or empty the folder"));
-        let ledger: Ledger = serde_json::from_str(&text).map_err(|e| damaged(format!("is not a whole list of shards ({e})")))?;
-        if ledger.version != VERSION {
-            return Err(damaged(format!("is of version {}, which this program does not know", ledger.version)));
+        let damaged = |what: String| DataError::path(out.join(MANIFEST), format!("{what}; give another --out, or empty the folder"));
+        let manifest: Manifest = serde_json::from_str(&text).map_err(|e| damaged(format!("is not a complete list of shards ({e})")))?;
+        if manifest.version != VERSION {
+            return Err(damaged(format!("has version {}, which this program does not support", manifest.version)));
         }
-        ledger.refuse_others(out, &source, options)?;
-        for (number, entry) in ledger.shards.iter().enumerate() {
+        manifest.refuse_others(out, &source, options)?;
+        for (number, entry) in manifest.shards.iter().enumerate() {
             let path = out.join(shard::name(number));
             if entry.file != shard::name(number) || fs::metadata(&path).map(|data| data.len()).ok() != Some(entry.bytes) {
-                return Err(DataError::path(path, format!("is not there as {LEDGER} lists it; empty the folder and pack again")));
+                return Err(DataError::path(path, format!("is missing or differs from {MANIFEST}; empty the folder and pack again")));
             }
         }
-        if ledger.next > source.images {
-            return Err(damaged("says more images than there are".into()));
+        if manifest.next > source.images {
+            return Err(damaged("lists more images than the dataset has".into()));
         }
-        Ok(ledger)
+        Ok(manifest)
     }
 
-    fn begin(out: &Path, source: Source, options: &PackOptions) -> Result<Ledger, DataError> {
+    /// Starts the manifest of an empty folder.
+    fn begin(out: &Path, source: Source, options: &PackOptions) -> Result<Manifest, DataError> {
         let entries = fs::read_dir(out).map_err(|e| DataError::path(out, format!("cannot be read: {e}")))?;
         let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        // An end before anything was whole leaves the first of these.
+        // Packing that was killed before its first shard leaves partial files.
         if let Some(name) = names.filter(|name| !name.ends_with(".partial") && !name.starts_with('.')).min() {
-            let what = format!("holds other files ({name}) and no shards; give --out an empty or new folder");
+            let what = format!("contains other files ({name}) and no shards; give an empty or new folder as --out");
             return Err(DataError::Misuse { path: out.to_path_buf(), what });
         }
-        let ledger =
-            Ledger { version: VERSION, finished: false, source, settings: *options, next: 0, shards: Vec::new(), broken: Vec::new() };
-        ledger.save(out)?;
-        Ok(ledger)
+        let manifest =
+            Manifest { version: VERSION, finished: false, source, settings: *options, next: 0, shards: Vec::new(), broken: Vec::new() };
+        manifest.save(out)?;
+        Ok(manifest)
     }
 
+    /// Fails unless the pack is of this source and has these settings.
     fn refuse_others(&self, out: &Path, source: &Source, options: &PackOptions) -> Result<(), DataError> {
         let misuse = |what: String| Err(DataError::Misuse { path: out.to_path_buf(), what });
         if (&self.source.digest, self.source.images) != (&source.digest, source.images) {
-            let Source { place, images, .. } = &self.source;
-            return misuse(if *place == source.place {
-                format!("holds shards of {place} when it had other names or labels ({images} images); give another --out")
+            let Source { location, images, .. } = &self.source;
+            return misuse(if *location == source.location {
+                format!("contains shards of {location} with other names or labels ({images} images); give another --out")
             } else {
-                format!("holds shards of other images ({images} of {place}); give another --out")
+                format!("contains shards of other images ({images} of {location}); give another --out")
             });
         }
         let (old, new) = (&self.settings, options);
@@ -120,13 +118,14 @@ impl Ledger {
         if differences.is_empty() {
             return Ok(());
         }
-        misuse(format!("holds shards with other settings ({}); give the same ones, or another --out", differences.join(", ")))
+        misuse(format!("contains shards with other settings ({}); give the same settings, or another --out", differences.join(", ")))
     }
 
-    /// Notes that a shard is whole and which images are done. Without a shard nothing but broken images came.
+    /// Finishes a shard and records the processed images. `shard` is `None` if all of them are
+    /// broken.
     ///
     /// # Errors
-    /// A full disk.
+    /// Fails if a file cannot be written, for example on a full disk.
     pub fn close(&mut self, out: &Path, shard: Option<Shard>, next: usize, broken: &mut Vec<(String, String)>) -> Result<(), DataError> {
         if let Some(shard) = shard {
             self.shards.push(shard.finish()?);
@@ -136,15 +135,15 @@ impl Ledger {
         self.save(out)
     }
 
-    /// Writes what lies beside whole shards.
+    /// Writes the files that accompany a finished pack.
     ///
     /// # Errors
-    /// A full disk.
+    /// Fails if a file cannot be written, for example on a full disk.
     pub fn finish(&mut self, out: &Path, classes: &[String]) -> Result<(), DataError> {
         let lines = |lines: Vec<String>| lines.concat().into_bytes();
         put(out, SUMS, &lines(self.shards.iter().map(|s| format!("{}  {}\n", s.sha256, s.file)).collect()))?;
         if !classes.is_empty() {
-            put(out, shards::CLASSES, &json(&out.join(shards::CLASSES), &classes)?)?;
+            put(out, CLASS_NAMES, &json(&out.join(CLASS_NAMES), &classes)?)?;
         }
         if !self.broken.is_empty() {
             put(out, BROKEN, &lines(self.broken.iter().map(|b| format!("{}: {}\n", b.file, b.why)).collect()))?;
@@ -154,9 +153,10 @@ impl Ledger {
     }
 
     fn save(&self, out: &Path) -> Result<(), DataError> {
-        put(out, LEDGER, &json(&out.join(LEDGER), self)?)
+        put(out, MANIFEST, &json(&out.join(MANIFEST), self)?)
     }
 
+    /// Returns the report of a call.
     pub fn report(&self, outcome: Outcome, resumed: usize) -> PackReport {
         PackReport {
             outcome,
@@ -170,39 +170,26 @@ impl Ledger {
     }
 }
 
+fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> {
+    let path = folder.join(name);
+    atomic_file::write(&path, bytes).map_err(|e| write_error(&path, &e))
+}
+
 fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>, DataError> {
     let text = serde_json::to_string_pretty(value).map_err(|e| DataError::path(path, e))?;
     Ok((text + "\n").into_bytes())
 }
 
-/// Writes a file as a whole or not at all.
-pub(super) fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> {
-    let partial = folder.join(format!("{name}.partial"));
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, folder.join(name))
-    };
-    write().map_err(|e| {
-        let _ = fs::remove_file(&partial);
-        unwritten(&folder.join(name), &e)
-    })?;
-    sync_folder(folder);
-    Ok(())
-}
-
-/// Has the disk keep a folder's new names, where the system can.
-pub(crate) fn sync_folder(folder: &Path) {
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
-}
-
-/// Keeps other processes from packing into a folder while what is returned lives; nothing where the system locks no folders.
+/// Locks a folder against packing by other processes while the returned file is open. Returns
+/// `None` on systems that cannot lock folders.
+///
+/// # Errors
+/// Fails if another process has locked the folder.
 pub(crate) fn lock(out: &Path) -> Result<Option<File>, DataError> {
     let Ok(folder) = File::open(out) else { return Ok(None) };
     match folder.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            Err(DataError::path(out, "is being packed into by another process; wait for it, or give another --out"))
+            Err(DataError::path(out, "another process is packing into this folder; wait for it, or give another --out"))
         }
         _ => Ok(Some(folder)),
     }

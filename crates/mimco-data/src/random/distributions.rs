@@ -1,10 +1,10 @@
-//! Numbers of other distributions than the uniform one.
+//! Random numbers of normal and Beta distributions.
 
 use crate::random::unit;
 use rand_chacha::ChaCha8Rng;
 use std::f32::consts::TAU;
 
-/// Fills with standard normal numbers (Box and Muller: two at a time).
+/// Fills a slice with standard normal numbers, by Box and Muller's method (two at a time).
 pub fn fill_normal(out: &mut [f32], rng: &mut ChaCha8Rng) {
     for pair in out.chunks_mut(2) {
         let radius = (-2.0 * (1.0 - unit(rng)).ln()).sqrt();
@@ -13,23 +13,25 @@ pub fn fill_normal(out: &mut [f32], rng: &mut ChaCha8Rng) {
     }
 }
 
-/// A standard normal number.
+/// Returns a standard normal number.
 pub fn normal(rng: &mut ChaCha8Rng) -> f32 {
     let mut one = [0.0];
     fill_normal(&mut one, rng);
     one[0]
 }
 
-/// Of Beta(alpha, alpha), from 0 to 1; `alpha` above 0.
+/// Returns a number of Beta(alpha, alpha), from 0 to 1. `alpha` is above 0.
 pub fn beta(alpha: f32, rng: &mut ChaCha8Rng) -> f32 {
-    // Within bounds beyond which it is 0 or 1 or 0.5 anyway, and where all numbers below are finite.
+    // Beyond these bounds the result is 0, 1 or 0.5 anyway; within them all numbers below are
+    // finite.
     let alpha = alpha.clamp(1e-6, 1e6) as f64;
     let (one, other) = (log_gamma(alpha, rng), log_gamma(alpha, rng));
     (1.0 / (1.0 + (other - one).exp())) as f32
 }
 
-/// The logarithm of a number of Gamma(shape, 1): Marsaglia and Tsang's method, which needs a shape of 1 or more; a smaller one's number is that of
-/// shape + 1 times u^(1 / shape). The logarithm, since a small shape's numbers are too small for f64.
+/// Returns the logarithm of a number of Gamma(shape, 1), as small shapes have numbers too small for
+/// f64. Marsaglia and Tsang's method needs a shape of at least 1; a smaller shape multiplies a
+/// number of shape + 1 by u^(1 / shape).
 fn log_gamma(shape: f64, rng: &mut ChaCha8Rng) -> f64 {
     let log_unit = |rng: &mut ChaCha8Rng| (1.0 - unit(rng) as f64).ln();
     if shape < 1.0 {
@@ -51,31 +53,33 @@ mod tests {
     use super::*;
     use crate::random::{Purpose, keyed};
 
-    fn share(values: &[f32], below: f32) -> f64 {
+    fn fraction(values: &[f32], below: f32) -> f64 {
         values.iter().filter(|v| **v < below).count() as f64 / values.len() as f64
     }
 
-    /// Mean and variance.
+    /// Returns mean and variance.
     fn moments(values: &[f32]) -> (f64, f64) {
         let n = values.len() as f64;
         let mean = values.iter().map(|v| *v as f64).sum::<f64>() / n;
         (mean, values.iter().map(|v| (*v as f64 - mean).powi(2)).sum::<f64>() / n)
     }
 
-    /// Quantiles of tables: 10 % lie below -1.2816, 99.9 % below 3.0902. An odd number, so that half a pair is left over.
+    /// Quantiles of tables: 10 % are below -1.2816, 99.9 % below 3.0902. The count is odd, so the
+    /// last pair is incomplete.
     #[test]
     fn normal_numbers_are_normal() {
         let mut values = vec![0.0; 200_001];
         fill_normal(&mut values, &mut keyed(0, Purpose::View(0), 0, 0));
         let (mean, variance) = moments(&values);
         assert!(mean.abs() < 0.008 && (variance - 1.0).abs() < 0.012, "{mean} {variance}");
-        assert!((share(&values, -1.2816) - 0.1).abs() < 0.003);
-        assert!((share(&values, 3.0902) - 0.999).abs() < 0.0003);
+        assert!((fraction(&values, -1.2816) - 0.1).abs() < 0.003);
+        assert!((fraction(&values, 3.0902) - 0.999).abs() < 0.0003);
         let neighbours = values.windows(2).map(|pair| pair[0] as f64 * pair[1] as f64).sum::<f64>() / values.len() as f64;
         assert!(neighbours.abs() < 0.01, "neighbours correlate: {neighbours}");
     }
 
-    /// By scipy's `beta`: variance 1 / (4 (2 alpha + 1)) and the quantiles of 5, 10 and 25 %.
+    /// Values of scipy's `beta`: variance 1 / (4 (2 alpha + 1)) and the quantiles of 5, 10 and 25
+    /// %.
     #[test]
     fn beta_numbers_have_their_variance_and_quantiles() {
         for (alpha, variance, quantiles) in [
@@ -89,8 +93,8 @@ mod tests {
             let (mean, measured) = moments(&values);
             assert!((mean - 0.5).abs() < 0.006 && (measured - variance).abs() < 0.002, "{alpha}: {mean} {measured}");
             for (quantile, expected) in quantiles.into_iter().zip([0.05, 0.1, 0.25]) {
-                let measured = share(&values, quantile);
-                assert!((measured - expected).abs() < 0.006, "{alpha}: {measured} lie below {quantile}, not {expected}");
+                let measured = fraction(&values, quantile);
+                assert!((measured - expected).abs() < 0.006, "{alpha}: {measured} are below {quantile}, not {expected}");
             }
         }
     }

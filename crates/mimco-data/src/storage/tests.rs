@@ -1,33 +1,34 @@
-//! Reading from stores, against a server of a few lines that fails as servers do.
+//! Reading from object stores, tested against a small server that fails in the ways of real ones.
 
-use crate::remote::{BLOCK, Store};
+use crate::storage::object_reader::BLOCK;
+use crate::storage::object_store::Store;
 use std::collections::BTreeMap;
 use std::io::{Cursor, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// What a server does with a request.
+/// The server's reaction to a request.
 #[derive(Clone, Copy, PartialEq)]
 enum Answer {
     Whole,
     /// Half of the bytes, then the connection is closed.
     Half,
-    /// The whole file, whatever range was asked for.
+    /// The whole file instead of the requested range.
     NoRange,
     /// A range's header and twice its bytes.
     Twice,
-    /// Nothing at all.
+    /// No response in time.
     Silence,
     Status(&'static str),
 }
 
-/// By the number of the request, and whether it is for a file's bytes.
+/// Chooses the answer by the request's number and whether it is for a file's bytes.
 type Answers = fn(usize, bool) -> Answer;
 
 struct Server {
     host: String,
-    /// Bytes of files or listings that each request got.
+    /// Bytes of files or listings sent for each request.
     sent: Arc<Mutex<Vec<usize>>>,
 }
 
@@ -100,7 +101,7 @@ fn serve(mut stream: TcpStream, objects: &Objects, etag: bool, answer: Answers, 
         more += if etag { "ETag: \"1\"\r\n" } else { "" };
     }
     if method == "PROPFIND" {
-        status = "405 Method Not Allowed"; // as all but WebDAV's servers
+        status = "405 Method Not Allowed"; // as all servers except WebDAV's
     }
     match what {
         Answer::Status(other) => (status, body) = (other, b"<Error><Code>Trouble</Code><Signed>hush</Signed></Error>".to_vec()),
@@ -118,11 +119,11 @@ fn serve(mut stream: TcpStream, objects: &Objects, etag: bool, answer: Answers, 
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body[..sent]));
 }
 
-/// A page of two objects of a listing, and where the next begins.
+/// Returns a page of two objects of a listing, and the start of the next page.
 fn page(objects: &Objects, query: &str) -> String {
     let field = |name| query.split('&').find_map(|field: &str| field.strip_prefix(name)).unwrap_or_default().replace("%2F", "/");
     let (prefix, first) = (field("prefix="), field("continuation-token=").parse::<usize>().unwrap_or(0));
-    // Last first, as no store has to sort.
+    // In reverse order, as stores need not sort.
     let names: Vec<_> = objects.iter().rev().filter(|(name, _)| name.starts_with(&prefix)).collect();
     let mut page = String::from("<ListBucketResult>");
     for (name, bytes) in names.iter().skip(first).take(2) {
@@ -156,7 +157,7 @@ fn tar(members: &[(&str, &[u8])]) -> Vec<u8> {
     archive.into_inner().unwrap()
 }
 
-/// Names, starts and lengths of an archive's members.
+/// Returns names, offsets and lengths of an archive's members.
 fn members(archive: impl Read + Seek) -> Vec<(String, u64, u64)> {
     let mut archive = tar::Archive::new(archive);
     let entries = archive.entries_with_seek().unwrap().map(Result::unwrap);
@@ -180,7 +181,7 @@ fn a_listing_has_all_pages_of_the_folder_alone_sorted_bytewise() {
 }
 
 #[test]
-fn threads_read_shards_by_parts_and_pass_over_what_is_large() {
+fn threads_read_ranges_of_shards_and_skip_large_members() {
     let (small, large) = (noise(3000, 1), noise(2 * BLOCK as usize, 2));
     let shard = tar(&[("a.jpg", &small), ("large.bin", &large), ("b.jpg", &small[..700]), ("b.cls", b"7")]);
     let server = Server::new([("dir/s-0.tar", shard.clone()), ("dir/s-1.tar", shard.clone())].into(), true, whole);
@@ -198,7 +199,8 @@ fn threads_read_shards_by_parts_and_pass_over_what_is_large() {
             });
         }
     });
-    // Each: the size, the block of the first headers, that behind the large member, and one image.
+    // Each thread: the size, the block of the first headers, the block after the large member, an
+    // image.
     let sent = server.sent();
     assert_eq!(sent.len(), 16);
     assert!(sent.iter().sum::<usize>() < 4 * (BLOCK as usize + 10_000), "{sent:?}");
@@ -207,7 +209,7 @@ fn threads_read_shards_by_parts_and_pass_over_what_is_large() {
 }
 
 #[test]
-fn a_reader_is_a_file_at_any_place() {
+fn a_reader_reads_and_seeks_as_a_file_does() {
     let folder = tempfile::tempdir().unwrap();
     let bytes = noise(BLOCK as usize + 5000, 3);
     std::fs::create_dir(folder.path().join("50 % ü")).unwrap();
@@ -235,7 +237,7 @@ fn a_reader_is_a_file_at_any_place() {
 }
 
 #[test]
-fn a_request_that_breaks_off_or_meets_a_busy_server_is_made_again() {
+fn a_request_that_is_cut_off_or_meets_a_busy_server_is_retried() {
     let bytes = noise(90_000, 5);
     let fails: Answers = |number, bytes| match number % 3 {
         0 if bytes => Answer::Half,
@@ -256,7 +258,7 @@ fn a_request_that_breaks_off_or_meets_a_busy_server_is_made_again() {
 #[test]
 fn failures_have_a_kind_and_one_line_without_secrets() {
     let objects: Objects = [("dir/a.bin", noise(1000, 6))].into();
-    let says = |error: std::io::Error, kind: ErrorKind, words: &[&str]| {
+    let fails = |error: std::io::Error, kind: ErrorKind, words: &[&str]| {
         let text = error.to_string();
         assert_eq!(error.kind(), kind, "{text}");
         assert!(words.iter().all(|word| text.contains(word)), "{words:?}: {text}");
@@ -264,19 +266,19 @@ fn failures_have_a_kind_and_one_line_without_secrets() {
     };
     let server = Server::new(objects.clone(), true, whole);
     let store = server.s3("dir", &[]);
-    says(
+    fails(
         store.read("b.bin", None).unwrap_err(),
         ErrorKind::NotFound,
-        &["s3://bucket/dir/b.bin: is not there; check the URL (HTTP status 404 NoSuchKey)"],
+        &["s3://bucket/dir/b.bin: does not exist; check the URL (HTTP status 404 NoSuchKey)"],
     );
-    says(store.size("b.bin").unwrap_err(), ErrorKind::NotFound, &["HTTP status 404"]);
+    fails(store.size("b.bin").unwrap_err(), ErrorKind::NotFound, &["HTTP status 404"]);
     for range in [900..1001, 1000..1001, 5000..u64::MAX / 2] {
         let kind = if range.end > 2000 { ErrorKind::InvalidInput } else { ErrorKind::UnexpectedEof };
-        says(store.read("a.bin", Some(range)).unwrap_err(), kind, &["dir/a.bin: is "]);
+        fails(store.read("a.bin", Some(range)).unwrap_err(), kind, &["dir/a.bin: is "]);
     }
     assert!(store.read("a.bin", Some(7..7)).unwrap().is_empty());
     for key in ["../a.bin", "x//y", "a\nb/.."] {
-        says(store.read(key, None).unwrap_err(), ErrorKind::InvalidInput, &["is no name"]);
+        fails(store.read(key, None).unwrap_err(), ErrorKind::InvalidInput, &["is not a valid object name"]);
     }
     let answers: [(Answers, ErrorKind, &str); 7] = [
         (|_, _| Answer::Status("403 Forbidden"), ErrorKind::PermissionDenied, "check AWS_ACCESS_KEY_ID"),
@@ -284,55 +286,55 @@ fn failures_have_a_kind_and_one_line_without_secrets() {
         (|_, _| Answer::Status("400 Bad Request"), ErrorKind::InvalidInput, "HTTP status 400 Trouble"),
         (|_, _| Answer::Status("301 Moved Permanently"), ErrorKind::InvalidInput, "set AWS_REGION"),
         (|_, _| Answer::Status("500 Internal Server Error"), ErrorKind::Other, "try again later (HTTP status 500 Trouble)"),
-        (|_, _| Answer::Half, ErrorKind::ConnectionReset, "breaks off"),
-        (|_, _| Answer::Twice, ErrorKind::InvalidData, "more than it was asked for"),
+        (|_, _| Answer::Half, ErrorKind::ConnectionReset, "cut off"),
+        (|_, _| Answer::Twice, ErrorKind::InvalidData, "more bytes than requested"),
     ];
     std::thread::scope(|scope| {
         for (answer, kind, word) in answers {
             let store = Server::new(objects.clone(), true, answer).s3("dir", &[]);
-            let says = &says;
-            scope.spawn(move || says(store.read("a.bin", Some(0..500)).unwrap_err(), kind, &["s3://bucket/dir/a.bin: ", word]));
+            let fails = &fails;
+            scope.spawn(move || fails(store.read("a.bin", Some(0..500)).unwrap_err(), kind, &["s3://bucket/dir/a.bin: ", word]));
         }
     });
     let forbidden =
         Server::new(objects.clone(), true, |_, _| Answer::Status("403 Forbidden")).s3("dir", &[]).list().err().unwrap().to_string();
     assert!(
-        forbidden.starts_with("s3://bucket/dir: may not be read; check AWS_") && forbidden.ends_with("(HTTP status 403 Trouble)"),
+        forbidden.starts_with("s3://bucket/dir: access is denied; check AWS_") && forbidden.ends_with("(HTTP status 403 Trouble)"),
         "{forbidden}"
     );
     let plain = Server::new(objects, false, |_, _| Answer::NoRange).web("dir");
     assert_eq!(plain.read("a.bin", None).unwrap(), noise(1000, 6));
-    says(plain.read("a.bin", Some(0..500)).unwrap_err(), ErrorKind::Unsupported, &["no parts of files"]);
+    fails(plain.read("a.bin", Some(0..500)).unwrap_err(), ErrorKind::Unsupported, &["does not support ranges"]);
     let listed = plain.list().err().unwrap().to_string();
     assert!(listed.contains("NAME-{000..127}.tar") && listed.matches("http://").count() == 1, "{listed}");
 }
 
 #[test]
-fn a_server_that_is_silent_or_away_is_not_waited_for() {
-    let begun = Instant::now();
+fn a_silent_or_absent_server_is_an_error_in_time() {
+    let start = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let silent = Server::new([("a.bin", vec![0; 10])].into(), true, |_, _| Answer::Silence);
             let error = silent.s3("", &[("AWS_READ_TIMEOUT", "100 ms")]).read("a.bin", None).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
         });
-        let away = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // nobody listens any more
-        let store = Store::with(&format!("http://{away}/x"), &[]).unwrap();
+        let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // the listener is closed
+        let store = Store::with(&format!("http://{absent}/x"), &[]).unwrap();
         let error = store.read("a.bin", None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-        assert!(error.to_string().contains(&format!("http://{away}/x/a.bin: cannot be reached; check the network")), "{error}");
+        assert!(error.to_string().contains(&format!("http://{absent}/x/a.bin: cannot be reached; check the network")), "{error}");
     });
-    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
-fn urls_and_settings_that_make_no_store_are_told_without_secrets() {
+fn errors_about_urls_and_settings_contain_no_secrets() {
     let refused = [
         ("https://me:hush@host/x", "https://host/x: has a user, a password"),
         ("https://host/x?X-Amz-Signature=hush", "https://host/x: has"),
         ("https://hush@host/x", "https://host/x: has a user"),
         ("s3://bucket/x#1", "%23"),
-        ("hf://datasets/x", "no store is known for hf://"),
+        ("hf://datasets/x", "hf:// is not supported"),
         ("s3://", "s3://"),
         ("https://[host/x", "write it as s3://"),
     ];

@@ -1,11 +1,12 @@
-//! Resizing, cropping, colours and blur against what torchvision and Pillow made of the same picture; `tests/fixtures/make_fixtures.py` has
-//! the parameters.
+//! Resizing, cropping, color operations and blur, compared with the results of torchvision and
+//! Pillow on the same image; `tests/fixtures/make_fixtures.py` has the parameters.
 
-use crate::blur::blur;
-use crate::planes::Planes;
-use crate::resize::{Crop, Filter, crop_and_resize};
-use crate::transform::evaluation_view;
-use crate::{Rgb, colour};
+use crate::augment::blur::blur;
+use crate::augment::color;
+use crate::augment::eval_transform::eval_view;
+use crate::augment::planes::Planes;
+use crate::augment::resize::{Filter, crop_and_resize};
+use crate::decode::{Crop, Rgb};
 
 pub fn picture(name: &str) -> Rgb {
     let path = format!("{}/tests/fixtures/parity/{name}.png", env!("CARGO_MANIFEST_DIR"));
@@ -13,7 +14,7 @@ pub fn picture(name: &str) -> Rgb {
     Rgb { width: image.width(), height: image.height(), pixels: image.into_raw() }
 }
 
-/// Largest difference of two pictures, in 1/255, `border` pixels at each side left out.
+/// Returns the largest difference of two images, in 1/255, without `border` pixels on each side.
 pub fn difference(a: &Rgb, b: &Rgb, border: u32) -> u8 {
     assert_eq!((a.width, a.height), (b.width, b.height));
     let inside = |i: usize| {
@@ -24,7 +25,7 @@ pub fn difference(a: &Rgb, b: &Rgb, border: u32) -> u8 {
     pairs.filter(|(i, _)| inside(*i)).map(|(_, (a, b))| a.abs_diff(*b)).max().unwrap()
 }
 
-/// The source after an operation on its planes.
+/// Returns the source after an operation on its planes.
 fn after(operation: &dyn Fn(&mut Planes)) -> Rgb {
     let source = picture("source");
     let mut planes = Planes::of(&source);
@@ -34,7 +35,7 @@ fn after(operation: &dyn Fn(&mut Planes)) -> Rgb {
     Rgb { pixels, ..source }
 }
 
-/// The source after a colour operation lies within `tolerance` of the fixture `name`.
+/// Asserts that the source after a color operation is within `tolerance` of the fixture `name`.
 fn assert_colours(name: &str, tolerance: u8, operation: impl Fn(&mut Planes)) {
     let difference = difference(&after(&operation), &picture(name), 0);
     assert!(difference <= tolerance, "{name}: {difference} of 255 away");
@@ -60,12 +61,12 @@ fn crops_are_resized_as_torchvision_does() {
 fn the_evaluation_transform_is_torchvisions() {
     let source = picture("source");
     let mut turned = image::DynamicImage::ImageRgb8(image::RgbImage::from_raw(source.width, source.height, source.pixels.clone()).unwrap());
-    turned = turned.rotate270(); // clockwise: a quarter turn anticlockwise
+    turned = turned.rotate270(); // clockwise, so a quarter turn counterclockwise
     let tall = Rgb { width: turned.width(), height: turned.height(), pixels: turned.into_rgb8().into_raw() };
     for (name, image, size) in [("evaluation_28", &source, 28), ("evaluation_wide_64", &source, 64), ("evaluation_tall_64", &tall, 64)] {
         let plane = (size * size) as usize;
         let mut out = vec![0.0; 3 * plane];
-        evaluation_view(image, size, &mut out);
+        eval_view(image, size, &mut out);
         for (i, pixel) in picture(name).pixels.iter().enumerate() {
             let ours = out[i % 3 * plane + i / 3] * 255.0;
             assert!((ours - *pixel as f32).abs() <= 1.01, "{name}: {ours} for {pixel} at {i}");
@@ -76,20 +77,20 @@ fn the_evaluation_transform_is_torchvisions() {
 #[test]
 fn jitter_is_torchvisions() {
     for factor in [0.6, 1.4] {
-        assert_colours(&format!("brightness_{factor}"), 1, |i| colour::brightness(i, factor));
-        assert_colours(&format!("contrast_{factor}"), 1, |i| colour::contrast(i, factor));
-        assert_colours(&format!("saturation_{factor}"), 1, |i| colour::saturation(i, factor));
+        assert_colours(&format!("brightness_{factor}"), 1, |i| color::brightness(i, factor));
+        assert_colours(&format!("contrast_{factor}"), 1, |i| color::contrast(i, factor));
+        assert_colours(&format!("saturation_{factor}"), 1, |i| color::saturation(i, factor));
     }
     for shift in [-0.1, 0.07, 0.5] {
-        assert_colours(&format!("hue_{shift}"), 1, |i| colour::hue(i, shift));
+        assert_colours(&format!("hue_{shift}"), 1, |i| color::hue(i, shift));
     }
 }
 
 #[test]
-fn grey_solarisation_and_flip_are_exact() {
-    assert_colours("grey", 0, colour::grey);
-    assert_colours("solarize", 0, |i| colour::solarize(i, 128));
-    assert_colours("flip", 0, colour::flip);
+fn grayscale_solarization_and_flip_are_exact() {
+    assert_colours("grey", 0, color::grayscale);
+    assert_colours("solarize", 0, |i| color::solarize(i, 128));
+    assert_colours("flip", 0, color::flip);
 }
 
 #[test]
@@ -97,7 +98,8 @@ fn blur_is_gaussian() {
     for sigma in [0.1f32, 0.5, 1.0, 2.0] {
         let name = if sigma.fract() == 0.0 { format!("{sigma:.1}") } else { sigma.to_string() };
         assert_colours(&format!("gaussian_{name}"), 1, |i| blur(i, sigma));
-        // Pillow's own blur is three box blurs, which only come near: up to 3 away on this noisy picture, more where it repeats its edges thrice.
+        // Pillow's own blur approximates with three box blurs: up to 3 off on this noisy image, and
+        // more near the edges, which it repeats three times.
         let image = after(&|i| blur(i, sigma));
         let away = difference(&image, &picture(&format!("pil_blur_{name}")), 6);
         assert!(away <= 3, "sigma {sigma}: {away} of 255 from Pillow's");

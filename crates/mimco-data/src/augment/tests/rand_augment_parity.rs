@@ -1,12 +1,13 @@
-//! Every operation of RandAugment is to the byte what timm made of the same picture at magnitude 9; `tests/fixtures/make_fixtures.py` has the parameters.
+//! Every operation of RandAugment equals timm's result on the same image at magnitude 9, byte for
+//! byte; `tests/fixtures/make_fixtures.py` has the parameters.
 
-use crate::Rgb;
-use crate::pil_parity::{difference, picture};
-use crate::planes::Planes;
-use crate::rand_augment::OPERATIONS;
-use crate::resize::Filter;
+use crate::augment::planes::Planes;
+use crate::augment::rand_augment::OPERATIONS;
+use crate::augment::resize::Filter;
+use crate::augment::tests::pil_parity::{difference, picture};
+use crate::decode::Rgb;
 
-/// timm's names, in its order.
+/// timm's names of the operations, in its order.
 const NAMES: [&str; 15] = [
     "AutoContrast",
     "Equalize",

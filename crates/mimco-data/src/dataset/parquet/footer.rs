@@ -1,36 +1,43 @@
-//! A Parquet file's footer: where the columns of images and labels lie, and what the classes are called. It is read here, and not by the `parquet`
-//! crate, which reserves memory by numbers that it finds there; what it says is checked against the file.
+//! A Parquet file's footer: the positions of the columns of images and labels, and the class names.
+//! Every position is checked against the file.
+//!
+//! The footer is parsed here instead of by the `parquet` crate (60.1), because that parser recurses
+//! into nested schemas without a limit, which overflows the stack, and reserves a row group (over
+//! 100 bytes) for every claimed one that has a byte left.
 
 use super::codec::Codec;
 use super::pages::Chunk;
 use super::thrift::{BINARY, I32, I64, LIST, STRUCT, Thrift};
-use crate::place::Place;
+use crate::storage::Storage;
 use parquet::basic::Type as Kind;
 use std::io::{Read, SeekFrom};
 use std::path::Path;
 
-/// Bytes of a footer.
-const MOST_FOOTER: u64 = 64 << 20;
+/// Limit of a footer's length, bytes.
+const MAX_FOOTER: u64 = 64 << 20;
 
-/// Columns inside each other.
-const DEEPEST: usize = 32;
+/// Limit of the nesting of columns.
+const MAX_DEPTH: usize = 32;
 
-/// Rows that a row group may have whatever its size, and bytes that each further one has at least: a few bytes could otherwise stand for billions.
+/// Number of rows that a row group of any size may have. Each further row needs [`MIN_IMAGE`]
+/// bytes, as a few bytes could otherwise claim billions of rows.
 const FREE_ROWS: usize = 1024;
-const LEAST_IMAGE: u64 = 16;
+
+/// Minimum bytes of each further image.
+const MIN_IMAGE: u64 = 16;
 
 const MAGIC: &[u8; 4] = b"PAR1";
 
-/// What is needed of a footer.
+/// The needed parts of a footer.
 #[derive(PartialEq, Debug)]
 pub(super) struct Footer {
-    /// In the file's order, none without rows.
+    /// Row groups in the file's order, without empty ones.
     pub groups: Vec<RowGroup>,
-    /// What the classes are called, where `datasets` wrote it.
-    pub classes: Option<Vec<String>>,
+    /// Class names, if `datasets` wrote them.
+    pub class_names: Option<Vec<String>>,
 }
 
-/// Rows whose columns each lie in one piece.
+/// A group of rows whose columns are each stored in one piece.
 #[derive(PartialEq, Debug)]
 pub(super) struct RowGroup {
     pub rows: usize,
@@ -41,10 +48,10 @@ pub(super) struct RowGroup {
 /// Reads a file's footer.
 ///
 /// # Errors
-/// A file that cannot be read, is no Parquet file, damaged, or without images.
-pub(super) fn read(place: &Place, path: &Path) -> Result<Footer, String> {
+/// Fails if the file cannot be read, is not a Parquet file, is damaged, or has no images.
+pub(super) fn read(storage: &Storage, path: &Path) -> Result<Footer, String> {
     let unread = |e: std::io::Error| format!("cannot be read: {e}; check the path");
-    let (mut file, whole) = place.look_into(path).map_err(unread)?;
+    let (mut file, whole) = storage.open_file(path).map_err(unread)?;
     let mut tail = [0; 8];
     if whole >= 12 {
         file.seek(SeekFrom::Start(whole - 8)).map_err(unread)?;
@@ -52,14 +59,14 @@ pub(super) fn read(place: &Place, path: &Path) -> Result<Footer, String> {
     }
     let [a, b, c, d, magic @ ..] = tail;
     if &magic == b"PARE" {
-        return Err("is encrypted; write it without".into());
+        return Err("is encrypted; write it without encryption".into());
     }
     let length = u32::from_le_bytes([a, b, c, d]) as u64;
     if &magic != MAGIC || length > whole - 12 {
-        return Err("is not a whole Parquet file (its end is missing); fetch or make it again".into());
+        return Err("is not a complete Parquet file (its end is missing); download or create it again".into());
     }
-    if length > MOST_FOOTER {
-        return Err(format!("has a footer of {length} bytes, over the limit of {MOST_FOOTER}; write it as several files"));
+    if length > MAX_FOOTER {
+        return Err(format!("has a footer of {length} bytes, over the limit of {MAX_FOOTER}; split it into several files"));
     }
     file.seek(SeekFrom::Start(whole - 8 - length)).map_err(unread)?;
     let mut footer = Vec::new();
@@ -67,10 +74,10 @@ pub(super) fn read(place: &Place, path: &Path) -> Result<Footer, String> {
     parse(&footer, whole)
 }
 
-/// Reads a footer of a file of `whole` bytes.
+/// Parses the footer of a file of `whole` bytes.
 fn parse(footer: &[u8], whole: u64) -> Result<Footer, String> {
-    let damaged = "is not a whole Parquet file (its footer is damaged); fetch or make it again";
-    let raw = Raw::read(&mut Thrift(footer)).ok_or(damaged)?;
+    let damaged = "is not a complete Parquet file (its footer is damaged); download or create it again";
+    let raw = RawFooter::read(&mut Thrift(footer)).ok_or(damaged)?;
     let columns = columns(&raw.schema).ok_or(damaged)?;
     let images = images(&columns).ok_or(
         "has no column of images; give one whose `image` is a struct with `bytes`, as `datasets` writes it, or a column of bytes called image, \
@@ -79,11 +86,11 @@ fn parse(footer: &[u8], whole: u64) -> Result<Footer, String> {
     let labels = ["label", "labels", "fine_label"].iter().find_map(|name| columns.iter().position(|column| column.is_label(name)));
     let chunk = |columns: &[Column], pieces: &[[i64; 12]], at: usize| -> Result<Chunk, String> {
         let (column, piece) = (columns.get(at).ok_or(damaged)?, pieces.get(at).ok_or(damaged)?);
-        // Of a piece's numbers: 4 its codec, 7 its bytes, 9 where its data begin, 11 where its dictionary does.
+        // Numbers of a piece: 4 codec, 7 bytes, 9 offset of the data, 11 offset of the dictionary.
         let start = if (4..piece[9]).contains(&piece[11]) { piece[11] } else { piece[9] };
         let (start, length) = (u64::try_from(start).map_err(|_| damaged)?, u64::try_from(piece[7]).map_err(|_| damaged)?);
         if start.checked_add(length).is_none_or(|end| end > whole) {
-            return Err("is not a whole Parquet file (a row group ends behind it); fetch or make it again".into());
+            return Err("is not a complete Parquet file (a row group ends after the end of the file); download or create it again".into());
         }
         Ok(Chunk { start, length, codec: Codec::of(piece[4])?, kind: column.kind.ok_or(damaged)?, level: column.level })
     };
@@ -94,30 +101,30 @@ fn parse(footer: &[u8], whole: u64) -> Result<Footer, String> {
         }
         let rows = usize::try_from(rows).map_err(|_| damaged)?;
         let images = chunk(&columns, &pieces, images)?;
-        if rows as u64 > FREE_ROWS as u64 + images.length / LEAST_IMAGE {
-            return Err(format!("says that it has {rows} images in {} bytes; fetch or make it again", images.length));
+        if rows as u64 > FREE_ROWS as u64 + images.length / MIN_IMAGE {
+            return Err(format!("claims {rows} images in {} bytes; download or create it again", images.length));
         }
         let labels = labels.map(|at| chunk(&columns, &pieces, at)).transpose()?;
         groups.extend((rows > 0).then_some(RowGroup { rows, images, labels }));
     }
     let label = labels.and_then(|at| columns.get(at)).map(|column| column.name);
-    let classes = label.and_then(|label| raw.features.and_then(|features| class_names(features, label)));
-    Ok(Footer { groups, classes })
+    let class_names = label.and_then(|label| raw.features.and_then(|features| names_of_classes(features, label)));
+    Ok(Footer { groups, class_names })
 }
 
-/// What a footer says, read but not understood.
+/// The contents of a footer before they are checked.
 #[derive(Default)]
-struct Raw<'a> {
+struct RawFooter<'a> {
     schema: Vec<Element<'a>>,
-    /// Rows, and of each column the numbers that it has.
+    /// For each row group the number of rows, and the integers of each column.
     groups: Vec<(i64, Vec<[i64; 12]>)>,
-    /// What `datasets` says of the columns, JSON.
+    /// JSON description of the columns by `datasets`.
     features: Option<&'a [u8]>,
 }
 
-impl<'a> Raw<'a> {
-    fn read(thrift: &mut Thrift<'a>) -> Option<Raw<'a>> {
-        let mut raw = Raw::default();
+impl<'a> RawFooter<'a> {
+    fn read(thrift: &mut Thrift<'a>) -> Option<RawFooter<'a>> {
+        let mut raw = RawFooter::default();
         thrift.fields(|thrift, id, kind| match (id, kind) {
             (2, LIST) => thrift.structs(|thrift| Element::read(thrift).map(|element| raw.schema.push(element))),
             (4, LIST) => thrift.structs(|thrift| group(thrift).map(|group| raw.groups.push(group))),
@@ -142,7 +149,7 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// A row group's rows, and of each column the numbers that it has.
+/// Reads a row group: the number of rows, and the integers of each column.
 fn group(thrift: &mut Thrift) -> Option<(i64, Vec<[i64; 12]>)> {
     let (mut rows, mut pieces) = (-1, Vec::new());
     thrift.fields(|thrift, id, kind| {
@@ -167,11 +174,11 @@ fn group(thrift: &mut Thrift) -> Option<(i64, Vec<[i64; 12]>)> {
     Some((rows, pieces))
 }
 
-/// A node of the schema, children behind their parent.
+/// A node of the schema; children follow their parent.
 #[derive(Default)]
 struct Element<'a> {
     kind: Option<i64>,
-    /// 0 always there, 1 there or not, 2 any number of times.
+    /// 0 required, 1 optional, 2 repeated.
     repetition: i64,
     name: &'a str,
     children: i64,
@@ -188,7 +195,7 @@ impl<'a> Element<'a> {
                 (4, BINARY) => element.name = std::str::from_utf8(thrift.binary()?).ok()?,
                 (5, I32) => element.children = thrift.number()?,
                 (6, I32) => element.text |= thrift.number()? == 0,
-                // A union, of which the first is text.
+                // A union whose first member is text.
                 (10, STRUCT) => thrift.fields(|thrift, id, kind| {
                     element.text |= id == 1;
                     thrift.skip(kind)
@@ -201,14 +208,14 @@ impl<'a> Element<'a> {
     }
 }
 
-/// A column of values: a leaf of the schema.
+/// A column of values, which is a leaf of the schema.
 struct Column<'a> {
-    /// What it is a child of, where it is one.
+    /// Name of the parent node, unless it is the root.
     parent: Option<&'a str>,
     name: &'a str,
-    /// None where it is of a kind not read here, or may be several a row.
+    /// Type of the values; `None` if it is not supported or there may be several per row.
     kind: Option<Kind>,
-    /// The definition level of a value that is there: how many of it and those that it is in may be missing.
+    /// Definition level of a present value: the number of optional nodes from the root to it.
     level: i16,
     text: bool,
     depth: usize,
@@ -220,10 +227,11 @@ impl Column<'_> {
     }
 }
 
-/// The columns that a schema's nodes stand for; none where they make no tree.
+/// Returns the columns of a schema; `None` if its nodes do not form a tree.
 fn columns<'a>(schema: &[Element<'a>]) -> Option<Vec<Column<'a>>> {
     let (root, nodes) = schema.split_first()?;
-    // The nodes that have children to come: how many, and what their levels begin from.
+    // Nodes with children still to come: their number, the node's name, level, and whether it
+    // repeats.
     let mut open = vec![(root.children, root.name, 0, false)];
     let mut columns = Vec::new();
     for node in nodes {
@@ -237,7 +245,7 @@ fn columns<'a>(schema: &[Element<'a>]) -> Option<Vec<Column<'a>>> {
         let level = *level + (node.repetition != 0) as i16;
         let several = *several || node.repetition == 2;
         if node.children > 0 {
-            if depth == DEEPEST {
+            if depth == MAX_DEPTH {
                 return None;
             }
             open.push((node.children, node.name, level, several));
@@ -254,7 +262,7 @@ fn columns<'a>(schema: &[Element<'a>]) -> Option<Vec<Column<'a>>> {
     open.iter().all(|(left, ..)| *left <= 0).then_some(columns)
 }
 
-/// Which column has the images.
+/// Returns the index of the column with the images.
 fn images(columns: &[Column]) -> Option<usize> {
     let of_bytes = |column: &Column| column.kind == Some(Kind::BYTE_ARRAY);
     let in_struct = |column: &Column| column.depth == 2 && column.name == "bytes" && of_bytes(column);
@@ -265,8 +273,8 @@ fn images(columns: &[Column]) -> Option<usize> {
     ["image", "img"].into_iter().find_map(named).or(only).or_else(|| ["image", "img", "bytes", "jpg", "png"].into_iter().find_map(plain))
 }
 
-/// The names that `datasets` gives a column's classes.
-fn class_names(features: &[u8], column: &str) -> Option<Vec<String>> {
+/// Returns the names of a column's classes in the JSON of `datasets`.
+fn names_of_classes(features: &[u8], column: &str) -> Option<Vec<String>> {
     let json: serde_json::Value = serde_json::from_slice(features).ok()?;
     let names = json.get("info")?.get("features")?.get(column)?.get("names")?.as_array()?;
     names.iter().map(|name| name.as_str().map(str::to_string)).collect()
@@ -302,7 +310,7 @@ mod tests {
         [&[0xf0 | STRUCT][..], &varint(count), content].concat()
     }
 
-    /// A node that may be missing: its kind, or -1, and children, or -1.
+    /// Returns an optional node. `kind` and `children` are left out if they are -1.
     fn element(name: &str, kind: i64, children: i64) -> Vec<u8> {
         let mut bytes = [number(3, 1), field(4, BINARY, &[&varint(name.len() as u64), name.as_bytes()].concat())].concat();
         bytes.extend(if kind < 0 { Vec::new() } else { number(1, kind) });
@@ -310,7 +318,7 @@ mod tests {
         [bytes, vec![0]].concat()
     }
 
-    /// A footer of a row group, whose columns each have `piece` as their numbers.
+    /// Returns a footer of one row group whose columns all have the numbers `piece`.
     fn footer(schema: &[Vec<u8>], columns: u64, rows: i64, piece: &[(i64, i64)]) -> Vec<u8> {
         let piece: Vec<u8> = piece.iter().flat_map(|&(id, value)| number(id, value)).collect();
         let column = [field(3, STRUCT, &[&piece[..], &[0]].concat()), vec![0]].concat();
@@ -327,36 +335,36 @@ mod tests {
     const PIECE: [(i64, i64); 4] = [(4, 1), (7, 500), (9, 40), (11, 4)];
 
     #[test]
-    fn columns_and_their_pieces_are_found() {
+    fn columns_and_their_positions_are_found() {
         let images = Chunk { start: 4, length: 500, codec: Codec::Snappy, kind: Kind::BYTE_ARRAY, level: 2 };
         let labels = Chunk { kind: Kind::INT32, level: 1, ..images.clone() };
         let group = RowGroup { rows: 9, images, labels: Some(labels) };
         let read = parse(&footer(&image_and_label(), 2, 9, &PIECE), 504);
-        assert_eq!(read, Ok(Footer { groups: vec![group], classes: None }));
+        assert_eq!(read, Ok(Footer { groups: vec![group], class_names: None }));
     }
 
     #[test]
-    fn what_cannot_be_is_refused_and_nothing_is_reserved_for_it() {
-        let says = |footer: Vec<u8>, word: &str| {
+    fn impossible_footers_are_errors_and_nothing_is_allocated_for_them() {
+        let fails = |footer: Vec<u8>, word: &str| {
             let error = parse(&footer, 504).unwrap_err();
             assert!(error.contains(word), "{word}: {error}");
         };
         let with = |id: i64, value: i64| footer(&image_and_label(), 2, 9, &[&PIECE[..], &[(id, value)]].concat());
-        says(with(7, 501), "ends behind it");
-        says(with(7, i64::MAX), "ends behind it");
-        says(with(7, -1), "damaged");
-        says(with(4, 4), "brotli");
-        says(footer(&image_and_label(), 2, i64::MAX, &PIECE), "images in 500 bytes");
-        says(footer(&image_and_label(), 2, -1, &PIECE), "damaged");
-        says(footer(&image_and_label(), 3, 9, &PIECE), "damaged");
-        says(footer(&image_and_label(), u64::MAX, 9, &PIECE), "damaged");
+        fails(with(7, 501), "ends after the end");
+        fails(with(7, i64::MAX), "ends after the end");
+        fails(with(7, -1), "damaged");
+        fails(with(4, 4), "brotli");
+        fails(footer(&image_and_label(), 2, i64::MAX, &PIECE), "images in 500 bytes");
+        fails(footer(&image_and_label(), 2, -1, &PIECE), "damaged");
+        fails(footer(&image_and_label(), 3, 9, &PIECE), "damaged");
+        fails(footer(&image_and_label(), u64::MAX, 9, &PIECE), "damaged");
         for children in [0, 2, i32::MAX as i64, i64::MAX] {
             let mut schema = image_and_label();
             schema[1] = element("image", -1, children);
-            says(footer(&schema, 2, 9, &PIECE), "damaged");
+            fails(footer(&schema, 2, 9, &PIECE), "damaged");
         }
         let deep = [vec![element("node", -1, 1); 100_000], vec![element("bytes", 6, -1)]].concat();
-        says(footer(&deep, 1, 9, &PIECE), "damaged");
-        says(Vec::new(), "damaged");
+        fails(footer(&deep, 1, 9, &PIECE), "damaged");
+        fails(Vec::new(), "damaged");
     }
 }
