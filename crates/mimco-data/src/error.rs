@@ -1,14 +1,14 @@
-//! What can go wrong with images.
+//! The error type of the crate.
 
 use std::path::PathBuf;
 
-/// An error about images: which, what happened, what to do.
+/// An error about images. The text states which image or path, what happened, and what to do.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DataError {
-    /// A file or folder that cannot be read.
+    /// A file or folder that cannot be read or written.
     #[error("{}: {what}", path.display())]
     Path {
-        /// Which.
+        /// The file or folder.
         path: PathBuf,
         /// What happened and what to do.
         what: String,
@@ -16,35 +16,37 @@ pub enum DataError {
     /// An image that cannot be decoded.
     #[error("{name}: {what}")]
     Image {
-        /// Which.
+        /// The image's name in its dataset.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong with the image.
         what: String,
     },
     /// An image whose bytes cannot be read.
     #[error("{name}: {what}")]
     Unread {
-        /// Which.
+        /// The image's name in its dataset.
         name: String,
         /// What happened.
         what: String,
-        /// Whether it may be read later: a disk or a network failed, or its folder is away.
-        passes: bool,
+        /// Whether a later attempt may succeed: a disk or network failed, or the folder is
+        /// unavailable.
+        is_transient: bool,
     },
-    /// Arguments that do not fit what is there.
+    /// Arguments that do not fit the files they refer to.
     #[error("{}: {what}", path.display())]
     Misuse {
-        /// Where.
+        /// The file or folder.
         path: PathBuf,
         /// What does not fit and what to do.
         what: String,
     },
-    /// Too many images of a set cannot be read.
+    /// Too many images of a dataset cannot be read.
     #[error("{0}")]
     Broken(String),
 }
 
 impl DataError {
+    /// Returns a [`DataError::Path`].
     pub(crate) fn path(path: impl Into<PathBuf>, what: impl std::fmt::Display) -> DataError {
         DataError::Path { path: path.into(), what: what.to_string() }
     }

@@ -1,57 +1,23 @@
-//! Where images come from, decoding, augmentation and loading. Knows nothing of tensors on a tape.
+//! Image datasets for pre-training: reading, decoding, augmentation and batched loading. The crate
+//! has no dependency on tensors or models.
 //!
-//! What an image becomes is a function of (seed, epoch, index) alone, whatever the number of workers.
+//! The views of an image are a function of (seed, epoch, index) alone; they do not depend on the
+//! number of worker threads.
 
-mod affine;
-mod archives;
+mod atomic_file;
 pub mod augment;
-mod blur;
-mod cache;
 pub mod check;
-mod colour;
+pub mod dataset;
 pub mod decode;
-mod draws;
-pub mod erasing;
+mod digest;
 mod error;
-mod folders;
-pub mod formats;
-mod guard;
-mod index;
-mod jpeg;
 pub mod loader;
-pub mod mix;
-#[cfg(feature = "object-store")]
-mod object_stores;
-mod opening;
-mod order;
 pub mod pack;
-mod palette_tiff;
-mod parquet;
-mod patience;
-#[cfg(test)]
-mod pil_parity;
-pub mod pipeline;
-mod place;
-mod planes;
-pub mod rand_augment;
-#[cfg(test)]
-mod rand_augment_parity;
+mod path_names;
 pub mod random;
-mod remote;
-#[cfg(all(test, feature = "object-store"))]
-mod remote_tests;
-mod resize;
-mod shards;
-pub mod source;
-mod stored;
-pub mod sums;
-mod tones;
-pub mod transform;
-mod tree;
+mod storage;
 
-pub use decode::Rgb;
+pub use augment::{Filter, Planes};
+pub use dataset::Dataset;
+pub use decode::{Rgb, is_guarded};
 pub use error::DataError;
-pub use guard::is_guarded;
-pub use planes::Planes;
-pub use resize::Filter;
-pub use source::Dataset;

@@ -1,12 +1,12 @@
-//! Files that are not what they say: each is an error of one line that names the file, never a panic or a flood of memory.
+//! Damaged and hostile files: each is an error of one line that names the file, never a panic or a
+//! huge allocation.
 
 use image::{DynamicImage, ImageFormat, RgbImage};
-use mimco_data::augment::MimAugment;
+use mimco_data::augment::{RandomOperation, RandomView};
 use mimco_data::check::check;
-use mimco_data::decode::{MAX_PIXELS, Need, decode, decode_part, probe};
-use mimco_data::loader::{Loader, LoaderOptions};
-use mimco_data::pipeline::Pipeline;
-use mimco_data::{DataError, Dataset};
+use mimco_data::decode::{MAX_PIXELS, Need, decode, decode_region, probe};
+use mimco_data::loader::{Loader, LoaderOptions, ViewSpec};
+use mimco_data::{DataError, Dataset, Filter, Rgb};
 use std::io::Cursor;
 
 fn photo(format: ImageFormat) -> Vec<u8> {
@@ -16,13 +16,19 @@ fn photo(format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-fn reason(result: Result<mimco_data::Rgb, DataError>) -> String {
+fn reason(result: Result<Rgb, DataError>) -> String {
     let message = result.err().unwrap().to_string();
     assert!(message.starts_with("x.jpg: ") && !message.contains('\n'), "{message:?}");
     message
 }
 
-/// A PNG chunk: length, kind, content, CRC-32.
+/// Random crops with flips.
+fn random_views() -> ViewSpec {
+    let operations = vec![RandomOperation::Flip { probability: 0.5 }];
+    ViewSpec::Random(vec![RandomView { crop_scale: (0.67, 1.0), filter: Filter::Bicubic, operations }])
+}
+
+/// Returns a PNG chunk: length, type, content, CRC-32.
 fn chunk(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
     let mut crc = flate2::Crc::new();
     crc.update(kind);
@@ -32,7 +38,7 @@ fn chunk(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_png_header_of_four_hundred_million_pixels_is_refused() {
+fn a_png_header_of_four_hundred_million_pixels_is_an_error() {
     let side = 20_000u32.to_be_bytes();
     let header = [&side[..], &side, &[8, 2, 0, 0, 0]].concat(); // 8 bits, RGB
     let png = [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &[0x78, 0x9c]), chunk(b"IEND", &[])].concat();
@@ -43,7 +49,7 @@ fn a_png_header_of_four_hundred_million_pixels_is_refused() {
 }
 
 #[test]
-fn a_gif_or_ppm_header_of_four_billion_pixels_is_refused() {
+fn a_gif_or_ppm_header_of_four_billion_pixels_is_an_error() {
     let gif = [b"GIF89a", &[0xff; 4][..], &[0, 0, 0], b",", &[0; 4], &[0xff; 4], &[0, 2, 1, 0x2c, 0, b';']].concat();
     for (file, size) in [(gif, "65535x65535"), (b"P6\n65000 65000\n255\n".to_vec(), "65000x65000")] {
         let message = reason(decode(&file, "x.jpg", MAX_PIXELS));
@@ -52,7 +58,7 @@ fn a_gif_or_ppm_header_of_four_billion_pixels_is_refused() {
 }
 
 #[test]
-fn a_jpeg_cut_anywhere_is_an_error() {
+fn a_jpeg_truncated_anywhere_is_an_error() {
     let whole = photo(ImageFormat::Jpeg);
     for end in (1..whole.len()).step_by(7) {
         reason(decode(&whole[..end], "x.jpg", MAX_PIXELS));
@@ -61,18 +67,18 @@ fn a_jpeg_cut_anywhere_is_an_error() {
 
 #[test]
 fn the_end_of_a_thumbnail_is_not_the_end_of_its_photo() {
-    // Cameras put a whole small JPEG into a segment before the picture.
+    // Cameras store a small JPEG in a segment before the image.
     let whole = photo(ImageFormat::Jpeg);
     let thumbnail = [0xff, 0xed, 0, 8, 0xff, 0xd8, 0, 0, 0xff, 0xd9]; // a segment of 8 bytes: length, start and end of an image
     let with_thumbnail = [&whole[..2], &thumbnail, &whole[2..]].concat();
     assert_eq!(decode(&with_thumbnail, "x.jpg", MAX_PIXELS).unwrap(), decode(&whole, "x.jpg", MAX_PIXELS).unwrap());
-    assert!(reason(decode(&with_thumbnail[..with_thumbnail.len() * 3 / 4], "x.jpg", MAX_PIXELS)).contains("cut short"));
-    let appended = [&whole[..], b"data of the camera's maker"].concat();
+    assert!(reason(decode(&with_thumbnail[..with_thumbnail.len() * 3 / 4], "x.jpg", MAX_PIXELS)).contains("truncated"));
+    let appended = [&whole[..], b"data of the camera's vendor"].concat();
     assert!(decode(&appended, "x.jpg", MAX_PIXELS).is_ok());
 }
 
 #[test]
-fn other_formats_cut_in_half_are_errors() {
+fn other_truncated_formats_are_errors() {
     for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::Gif, ImageFormat::Pnm] {
         let whole = photo(format);
         assert!(decode(&whole, "x.jpg", MAX_PIXELS).is_ok());
@@ -82,13 +88,14 @@ fn other_formats_cut_in_half_are_errors() {
     }
 }
 
-/// An image of its own size within the limit, or an error of one line; the same from all that decodes.
+/// Asserts that all ways of decoding give an image of the same size within the limit, or an error
+/// of one line.
 fn survives(bytes: &[u8]) {
     let limit = 100_000;
     let size = probe(bytes, "x.jpg");
     let need = |factor| Need { columns: 1..9, rows: 3..11, factor };
-    let decoded = [decode(bytes, "x.jpg", limit).map(|image| (image, 1)), decode_part(bytes, "x.jpg", limit, &need(1))];
-    for result in decoded.into_iter().chain([2, 8].map(|factor| decode_part(bytes, "x.jpg", limit, &need(factor)))) {
+    let decoded = [decode(bytes, "x.jpg", limit).map(|image| (image, 1)), decode_region(bytes, "x.jpg", limit, &need(1))];
+    for result in decoded.into_iter().chain([2, 8].map(|factor| decode_region(bytes, "x.jpg", limit, &need(factor)))) {
         match result {
             Ok((image, factor)) => {
                 let (width, height) = *size.as_ref().unwrap();
@@ -101,15 +108,15 @@ fn survives(bytes: &[u8]) {
     }
 }
 
-/// Bytes set to all sorts of values at all sorts of places.
+/// Changes bytes at pseudorandom positions.
 fn damage(whole: &[u8], trials: u64) {
     survives(whole);
     let mut number = 1u64;
     for _ in 0..trials {
         number = number.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let mut bytes = whole.to_vec();
-        let place = (number >> 33) as usize % bytes.len();
-        bytes[place] ^= (number >> 24) as u8 | 1;
+        let at = (number >> 33) as usize % bytes.len();
+        bytes[at] ^= (number >> 24) as u8 | 1;
         survives(&bytes);
     }
 }
@@ -142,7 +149,7 @@ fn other_damaged_formats_never_panic() {
     }
 }
 
-/// Segments of a JPEG as (marker, where its content lies).
+/// Returns the segments of a JPEG as (marker, range of the content).
 fn segments(jpeg: &[u8]) -> Vec<(u8, std::ops::Range<usize>)> {
     let (mut at, mut all) = (2, Vec::new());
     while jpeg[at + 1] != 0xda {
@@ -160,7 +167,8 @@ fn wrong_huffman_tables_never_panic() {
         let tables: Vec<_> = segments(&whole).into_iter().filter(|(marker, _)| *marker == 0xc4).map(|(_, content)| content).collect();
         assert!(tables.len() >= 2);
         for (i, table) in tables.iter().enumerate() {
-            // Its place taken by another one's, its values turned round, its lengths all ones, all of it nothing.
+            // With another class or destination, reversed values, constant bytes, another table's
+            // content, and missing.
             for class in [0x00, 0x01, 0x10, 0x11, 0x13, 0x7f] {
                 let mut bytes = whole.clone();
                 bytes[table.start] = class;
@@ -181,7 +189,7 @@ fn wrong_huffman_tables_never_panic() {
 }
 
 #[test]
-fn huge_headers_are_refused_and_odd_ones_survive() {
+fn huge_headers_are_errors_and_odd_ones_do_not_panic() {
     for name in ["chroma_420.jpg", "progressive.jpg"] {
         let whole = fixture(name);
         let frame = segments(&whole).into_iter().find(|(marker, _)| matches!(marker, 0xc0 | 0xc2)).unwrap().1.start;
@@ -194,11 +202,11 @@ fn huge_headers_are_refused_and_odd_ones_survive() {
                 assert!(reason(decode(&bytes, "x.jpg", MAX_PIXELS)).contains("data.max_pixels"));
             }
         }
-        // Twelve bits, other coding, other numbers of components, other sampling.
-        for (place, values) in [(0, &[12u8, 16, 0][..]), (5, &[0, 1, 2, 4, 255]), (7, &[0, 0x14, 0x44, 0xf1])] {
+        // Twelve bits, other codings, other numbers of components, other sampling.
+        for (offset, values) in [(0, &[12u8, 16, 0][..]), (5, &[0, 1, 2, 4, 255]), (7, &[0, 0x14, 0x44, 0xf1])] {
             for value in values {
                 let mut bytes = whole.clone();
-                bytes[frame + place] = *value;
+                bytes[frame + offset] = *value;
                 survives(&bytes);
             }
         }
@@ -219,18 +227,18 @@ fn huge_headers_are_refused_and_odd_ones_survive() {
 }
 
 #[test]
-fn cut_jpegs_are_found_also_where_only_their_top_is_needed() {
+fn truncated_jpegs_are_errors_even_if_only_the_top_is_needed() {
     let whole = fixture("chroma_420.jpg");
     for end in [whole.len() / 2, whole.len() - 2, whole.len() - 1] {
         for factor in [1, 8] {
             let need = Need { columns: 0..9, rows: 0..1, factor };
-            assert!(reason(decode_part(&whole[..end], "x.jpg", MAX_PIXELS, &need).map(|part| part.0)).contains("cut short"));
+            assert!(reason(decode_region(&whole[..end], "x.jpg", MAX_PIXELS, &need).map(|part| part.0)).contains("truncated"));
         }
     }
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_counted_and_named() {
+fn unreadable_files_are_counted_and_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     std::fs::write(at("a.jpg"), photo(ImageFormat::Jpeg)).unwrap();
@@ -239,7 +247,7 @@ fn a_file_that_cannot_be_read_is_counted_and_named() {
     std::fs::write(at("d.jpg"), "text renamed").unwrap();
     std::fs::write(at("e.jpg"), "").unwrap();
     std::fs::write(at("list.txt"), "a.jpg\nb.png\nc.jpg\nd.jpg\ne.jpg\ngone.jpg\n").unwrap();
-    let set = Dataset::heap(&at("list.txt")).unwrap();
+    let set = Dataset::open_unlabelled(&at("list.txt")).unwrap();
 
     let report = check(&set, 2, |_| {});
     let names: Vec<&str> = report.broken.iter().map(|(name, _)| name.as_str()).collect();
@@ -247,23 +255,24 @@ fn a_file_that_cannot_be_read_is_counted_and_named() {
     assert!(report.broken[3].1.contains("cannot be read"), "{:?}", report.broken);
 
     let options = |batch_size| LoaderOptions { batch_size, seed: 1, workers: 2, queue: 2, image_size: 16, max_broken: 0.01 };
-    let training = Loader::new(set.clone(), Pipeline::Mim(MimAugment { crop_scale: (0.67, 1.0), flip: 0.5 }), options(3));
+    let training = Loader::new(set.clone(), random_views(), options(3));
     let used: Vec<u32> = training.epoch(0, 0).flat_map(|batch| batch.unwrap().indices).collect();
     assert!(used.len() == 6 && used.iter().all(|i| *i < 2), "broken ones are replaced: {used:?}");
-    let evaluation = Loader::new(set, Pipeline::Evaluation, options(4));
+    let evaluation = Loader::new(set, ViewSpec::Evaluation, options(4));
     let rows: Vec<(Vec<u32>, usize)> = evaluation.epoch(0, 0).map(|b| b.unwrap()).map(|b| (b.indices, b.views[0].len())).collect();
     assert_eq!(rows, [(vec![0, 1], 2 * 3 * 16 * 16), (vec![], 0)]);
     assert_eq!(evaluation.broken().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["c.jpg", "d.jpg", "e.jpg", "gone.jpg"]);
 }
 
 #[test]
-fn a_set_of_which_nothing_can_be_read_is_an_error_and_ends() {
+fn a_dataset_without_a_readable_image_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     (0..6).for_each(|i| std::fs::write(folder.path().join(format!("{i}.jpg")), "text").unwrap());
     let options = LoaderOptions { batch_size: 1, seed: 1, workers: 2, queue: 2, image_size: 4, max_broken: 0.01 };
-    for pipeline in [Pipeline::Mim(MimAugment { crop_scale: (0.67, 1.0), flip: 0.5 }), Pipeline::Evaluation] {
-        let loader = Loader::new(Dataset::heap(folder.path()).unwrap(), pipeline, options.clone());
-        // Twice, as all are known to be broken the second time; dropping the epoch waits for its workers.
+    for pipeline in [random_views(), ViewSpec::Evaluation] {
+        let loader = Loader::new(Dataset::open_unlabelled(folder.path()).unwrap(), pipeline, options.clone());
+        // Twice: the second time all images are known to be broken. Dropping the epoch waits for
+        // its workers.
         for epoch in 0..2 {
             let error = loader.epoch(epoch, 0).find_map(|batch| batch.err()).unwrap().to_string();
             assert!(error.contains("none of the 6 images") && !error.contains('\n'), "{error}");
@@ -276,8 +285,8 @@ fn a_single_image_of_a_single_pixel_trains_and_evaluates() {
     let folder = tempfile::tempdir().unwrap();
     RgbImage::from_pixel(1, 1, image::Rgb([255, 51, 0])).save(folder.path().join("one.png")).unwrap();
     let options = LoaderOptions { batch_size: 1, seed: 1, workers: 3, queue: 2, image_size: 4, max_broken: 0.01 };
-    for pipeline in [Pipeline::Mim(MimAugment { crop_scale: (0.67, 1.0), flip: 0.5 }), Pipeline::Evaluation] {
-        let loader = Loader::new(Dataset::heap(folder.path()).unwrap(), pipeline, options.clone());
+    for pipeline in [random_views(), ViewSpec::Evaluation] {
+        let loader = Loader::new(Dataset::open_unlabelled(folder.path()).unwrap(), pipeline, options.clone());
         let batches: Vec<_> = loader.epoch(0, 0).map(|b| b.unwrap()).collect();
         assert_eq!(batches.len(), 1);
         assert!(batches[0].views[0].chunks(16).zip([1.0, 0.2, 0.0]).all(|(plane, value)| plane.iter().all(|v| (v - value).abs() < 1e-6)));
@@ -293,7 +302,7 @@ fn loops_of_links_end() {
     std::fs::write(inner.join("1.jpg"), photo(ImageFormat::Jpeg)).unwrap();
     std::os::unix::fs::symlink(folder.path(), inner.join("back")).unwrap();
     std::os::unix::fs::symlink("nowhere", inner.join("2.jpg")).unwrap();
-    let set = Dataset::heap(folder.path()).unwrap();
+    let set = Dataset::open_unlabelled(folder.path()).unwrap();
     assert_eq!((0..set.len()).map(|i| set.name(i)).collect::<Vec<_>>(), ["a/b/1.jpg", "a/b/2.jpg"]);
     assert!(set.load(0).is_ok() && set.load(1).is_err());
 }

@@ -1,13 +1,14 @@
-//! JPEGs of which only a part is decoded: at full size against the `image` crate, reduced against Pillow.
+//! Partially decoded JPEGs: compared with the `image` crate at full size, and with Pillow at
+//! reduced sizes.
 
 use image::{DynamicImage, ImageDecoder, ImageReader};
 use mimco_data::Rgb;
-use mimco_data::decode::{MAX_PIXELS, Need, decode, decode_part, probe};
+use mimco_data::decode::{MAX_PIXELS, Need, decode, decode_region, probe};
 use std::io::Cursor;
 use std::ops::Range;
 use std::path::PathBuf;
 
-/// What the `image` crate by itself makes of a file.
+/// Decodes a file with the `image` crate.
 fn reference(bytes: &[u8]) -> Rgb {
     let mut decoder = ImageReader::new(Cursor::new(bytes)).with_guessed_format().unwrap().into_decoder().unwrap();
     let orientation = decoder.orientation().unwrap();
@@ -18,7 +19,7 @@ fn reference(bytes: &[u8]) -> Rgb {
 }
 
 fn part(bytes: &[u8], columns: Range<u32>, rows: Range<u32>, factor: u32) -> (Rgb, u32) {
-    decode_part(bytes, "x", MAX_PIXELS, &Need { columns, rows, factor }).unwrap()
+    decode_region(bytes, "x", MAX_PIXELS, &Need { columns, rows, factor }).unwrap()
 }
 
 fn row(image: &Rgb, y: u32, columns: Range<u32>) -> &[u8] {
@@ -26,7 +27,7 @@ fn row(image: &Rgb, y: u32, columns: Range<u32>) -> &[u8] {
     &image.pixels[at(columns.start)..at(columns.end)]
 }
 
-/// Numbers that look random.
+/// Pseudorandom numbers.
 struct Numbers(u64);
 
 impl Numbers {
@@ -36,7 +37,7 @@ impl Numbers {
     }
 }
 
-/// Bits of a scan, the first of a byte the highest.
+/// Bits of a scan, from the highest bit of each byte to the lowest.
 #[derive(Default)]
 struct Bits {
     bytes: Vec<u8>,
@@ -59,7 +60,7 @@ impl Bits {
         }
     }
 
-    /// A number in so many bits, negative ones one less.
+    /// Appends a coefficient of `bits` bits; negative ones are stored minus one.
     fn push_number(&mut self, value: i32, bits: u32) {
         self.push((if value < 0 { value - 1 } else { value }) as u32, bits);
     }
@@ -71,30 +72,30 @@ impl Bits {
     }
 }
 
-/// How a file of random coefficients is made.
+/// The layout of a file with random coefficients.
 #[derive(Clone, Copy, Debug)]
 struct Kind {
     components: u8,
-    /// How often the first component is sampled across and down for each sample of the others.
+    /// Horizontal and vertical samples of the first component per sample of the others.
     sampled: (u8, u8),
-    /// Units between restart marks.
+    /// Units between restart markers; 0 for none.
     restart: u16,
     orientation: u8,
-    /// A scan for each component, not one for all; they are sampled alike.
-    apart: bool,
+    /// Whether each component has its own scan; they then have equal sampling.
+    separate: bool,
 }
 
-const PHOTO: Kind = Kind { components: 3, sampled: (2, 2), restart: 0, orientation: 1, apart: false };
+const PHOTO: Kind = Kind { components: 3, sampled: (2, 2), restart: 0, orientation: 1, separate: false };
 
 fn segment(marker: u8, content: &[u8]) -> Vec<u8> {
     [&[0xff, marker][..], &(content.len() as u16 + 2).to_be_bytes(), content].concat()
 }
 
-/// A baseline JPEG of random coefficients.
+/// Returns a baseline JPEG of random coefficients.
 fn random_jpeg(width: u16, height: u16, kind: Kind, seed: u64) -> Vec<u8> {
     let (sampled, restart, mut numbers) = (kind.sampled, kind.restart as u32, Numbers(seed));
     let components: Vec<u8> = (0..kind.components).collect();
-    // A directory of one entry: tag, a short, one of it.
+    // A directory of one entry: tag, type short, count 1.
     let entry = [0x01, 0x12, 0, 3, 0, 0, 0, 1, 0, kind.orientation, 0, 0, 0, 0, 0, 0];
     let mut frame = [&[8][..], &height.to_be_bytes(), &width.to_be_bytes(), &[kind.components]].concat();
     components.iter().for_each(|c| frame.extend([c + 1, if *c == 0 { sampled.0 << 4 | sampled.1 } else { 0x11 }, 0]));
@@ -103,8 +104,8 @@ fn random_jpeg(width: u16, height: u16, kind: Kind, seed: u64) -> Vec<u8> {
         segment(0xe1, &[&b"Exif\0\0MM\0*\0\0\0\x08\0\x01"[..], &entry].concat()),
         segment(0xdb, &[&[0][..], &[8; 64]].concat()),
         segment(0xc0, &frame),
-        // Differences of 0..=7 bits: seven codes of three bits, one of four. Then values of 1..=3 bits behind 0..=3 zeros: thirteen codes of
-        // four bits, the first the end of a block.
+        // Differences of 0..=7 bits: seven codes of three bits, one of four. Then values of 1..=3
+        // bits after 0..=3 zeros: thirteen codes of four bits, the first for the end of a block.
         segment(0xc4, &[0, 0, 0, 7, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7]),
         segment(
             0xc4,
@@ -118,7 +119,7 @@ fn random_jpeg(width: u16, height: u16, kind: Kind, seed: u64) -> Vec<u8> {
     ]
     .concat();
 
-    for scan in components.chunks(if kind.apart { 1 } else { components.len() }) {
+    for scan in components.chunks(if kind.separate { 1 } else { components.len() }) {
         let named: Vec<u8> = scan.iter().flat_map(|c| [c + 1, 0]).collect();
         file.extend(segment(0xda, &[&[scan.len() as u8][..], &named, &[0, 63, 0]].concat()));
         let mut bits = Bits::default();
@@ -167,16 +168,16 @@ fn random_block(bits: &mut Bits, last: &mut i32, numbers: &mut Numbers) {
     bits.push(0, 4);
 }
 
-/// Every last row, of every usual sampling, with and without restart marks.
+/// For every number of rows, every usual sampling, with and without restart markers.
 #[test]
-fn top_rows_are_those_of_the_whole_picture() {
+fn top_rows_are_those_of_the_whole_image() {
     let mut seed = 0;
     let samplings = [(1, 1), (2, 1), (1, 2), (2, 2), (4, 1)].map(|sampled| (3, sampled, false));
-    for (components, sampled, apart) in [(1, (1, 1), false), (3, (1, 1), true)].into_iter().chain(samplings) {
+    for (components, sampled, separate) in [(1, (1, 1), false), (3, (1, 1), true)].into_iter().chain(samplings) {
         for restart in [0, 1, 5] {
             for (width, height) in [(1, 1), (7, 9), (16, 16), (17, 33), (40, 70)] {
                 seed += 1;
-                let kind = Kind { components, sampled, restart, apart, ..PHOTO };
+                let kind = Kind { components, sampled, restart, separate, ..PHOTO };
                 let bytes = random_jpeg(width, height, kind, seed);
                 let whole = reference(&bytes);
                 assert_eq!(decode(&bytes, "x", MAX_PIXELS).unwrap(), whole);
@@ -186,20 +187,20 @@ fn top_rows_are_those_of_the_whole_picture() {
                     let top = end as usize * width as usize * 3;
                     assert!(image.pixels[..top] == whole.pixels[..top], "{kind:?} {width}x{height}, {end} rows");
                 }
-                // That less is decoded is seen by what is left black.
+                // Rows that are not decoded are black.
                 let (image, _) = part(&bytes, 0..u32::MAX, 0..1, 1);
-                assert!(height < 70 || apart || image.pixels.iter().rev().take(30 * 3 * width as usize).all(|value| *value == 0));
+                assert!(height < 70 || separate || image.pixels.iter().rev().take(30 * 3 * width as usize).all(|value| *value == 0));
             }
         }
     }
 }
 
 #[test]
-fn turned_pictures_have_what_is_needed() {
+fn rotated_images_have_the_needed_region() {
     for orientation in 1..=8 {
         for (seed, columns, rows) in [(1, 3..21, 40..52), (2, 0..9, 0..9), (3, 20..40, 2..12)] {
-            let turned = orientation > 4;
-            let (width, height) = if turned { (70, 41) } else { (41, 70) };
+            let transposed = orientation > 4;
+            let (width, height) = if transposed { (70, 41) } else { (41, 70) };
             let bytes = random_jpeg(width, height, Kind { orientation, ..PHOTO }, seed);
             let whole = reference(&bytes);
             assert_eq!(probe(&bytes, "x").unwrap(), (41, 70));
@@ -208,7 +209,7 @@ fn turned_pictures_have_what_is_needed() {
             for y in rows.clone() {
                 assert!(row(&image, y, columns.clone()) == row(&whole, y, columns.clone()), "orientation {orientation}, row {y}");
             }
-            // At an eighth: the middle of what is needed lies where it lies in the whole picture.
+            // At an eighth of the size, the center of the region is as in the whole image.
             let (eighth, factor) = part(&bytes, columns.clone(), rows.clone(), 8);
             assert_eq!((eighth.width, eighth.height, factor), (6, 9, 8));
             let all = part(&bytes, 0..41, 0..70, 8).0;
@@ -226,7 +227,7 @@ fn fixtures(folder: &str) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn photos_of_all_kinds_are_what_image_makes_of_them() {
+fn photos_of_all_kinds_are_decoded_as_by_the_image_crate() {
     for (name, bytes) in [fixtures("formats"), fixtures("reduced")].concat() {
         if name.ends_with("three_scans") {
             continue; // which `image` garbles
@@ -239,9 +240,9 @@ fn photos_of_all_kinds_are_what_image_makes_of_them() {
     }
 }
 
-/// Pillow averages pixels, and spreads chroma less; this decoder drops high frequencies.
+/// Pillow averages pixels and interpolates chroma differently; this decoder drops high frequencies.
 #[test]
-fn reduced_pictures_are_near_pillows() {
+fn reduced_images_are_close_to_pillows() {
     let files = fixtures("reduced");
     assert_eq!(files.len(), 7);
     for (name, bytes) in files {
@@ -254,7 +255,7 @@ fn reduced_pictures_are_near_pillows() {
             let most = away.iter().max().unwrap();
             let full_chroma = ["grey", "444", "rgb"].iter().any(|kind| name.ends_with(kind));
             assert!(mean < 1.0 && *most <= 4 || !full_chroma && mean < 4.0 && *most <= 16, "{name} {factor}: {mean} {most}");
-            // Cut to its top rows, those are the same.
+            // The top rows alone are equal.
             let (top, _) = part(&bytes, 0..75, 0..20, factor);
             let values = 20 / factor as usize * ours.width as usize * 3;
             assert!(top.pixels[..values] == ours.pixels[..values], "{name} {factor}");
@@ -263,7 +264,7 @@ fn reduced_pictures_are_near_pillows() {
 }
 
 #[test]
-fn a_factor_between_is_the_next_lower_one() {
+fn other_factors_are_rounded_down() {
     let bytes = random_jpeg(64, 64, PHOTO, 1);
     for (allowed, given) in [(0, 1), (1, 1), (3, 2), (7, 4), (100, 8)] {
         let (image, factor) = part(&bytes, 0..64, 0..64, allowed);

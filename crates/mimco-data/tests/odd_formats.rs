@@ -1,4 +1,4 @@
-//! Images of odd kinds against what Pillow makes of them; `fixtures/make_fixtures.py` wrote both.
+//! Unusual image formats, compared with Pillow's decoding; `fixtures/make_fixtures.py` wrote both.
 
 use mimco_data::decode::{MAX_PIXELS, decode};
 use mimco_data::{Dataset, Rgb};
@@ -16,7 +16,7 @@ fn both(name: &str) -> (Rgb, Rgb) {
     (read(name), read(&format!("{name}.rgb.png")))
 }
 
-/// Sizes agree and no value is more than `tolerance` away from Pillow's.
+/// Asserts that the size is Pillow's and that no value differs by more than `tolerance`.
 fn assert_near(name: &str, tolerance: u8) {
     let (ours, pillows) = both(name);
     assert_eq!((ours.width, ours.height), (pillows.width, pillows.height), "{name}");
@@ -47,17 +47,18 @@ fn lossless_kinds_are_exact() {
     }
 }
 
-/// Of a moving picture the first is taken.
+/// Animations are decoded to their first frame.
 #[test]
-fn first_pictures_are_exact() {
+fn first_frames_are_exact() {
     for name in ["moving.gif", "moving.webp", "moving.png", "moving_beside.png", "still.gif", "interlaced.gif", "transparent.gif"] {
         assert_near(name, 0);
     }
 }
 
-/// A first picture that fills a part of its screen only: Pillow fills the rest with the palette's first colour, here it is black.
+/// A first frame that covers only a part of the canvas: Pillow fills the rest with the palette's
+/// first color, this crate with black.
 #[test]
-fn a_gif_in_the_corner_of_its_screen() {
+fn a_gif_frame_in_the_corner_of_its_canvas() {
     let (ours, pillows) = both("corner.gif");
     assert_eq!((ours.width, ours.height), (13, 10));
     for (i, (a, b)) in ours.pixels.chunks(3).zip(pillows.pixels.chunks(3)).enumerate() {
@@ -73,33 +74,33 @@ fn netpbm_kinds_are_exact() {
     }
 }
 
-/// The profile exchanges red and green, so heeding it would be seen.
+/// The profile swaps red and green, so applying it would show.
 #[test]
-fn colour_profiles_are_passed_over() {
+fn color_profiles_are_ignored() {
     assert_near("profile.png", 0);
     assert_near("profile.jpg", 4);
 }
 
-/// Decoders may round transforms and conversions of colours each in their way.
+/// Decoders may round transforms and color conversions differently.
 #[test]
 fn lossy_kinds_are_near() {
     for name in ["grey.jpg", "progressive.jpg", "lossy.webp", "jpeg.tif", "cmyk.jpg", "cmyk.tif"] {
         assert_near(name, 4);
     }
-    // Chroma at half size: how it is spread between its samples is a decoder's choice.
+    // Subsampled chroma: its interpolation is the decoder's choice.
     assert_near("chroma_420.jpg", 12);
     assert_near("three_scans.jpg", 4);
 }
 
 #[test]
-fn orientation_is_honoured_in_every_format_that_has_it() {
+fn orientation_is_applied_in_every_format_that_has_it() {
     for orientation in 1..=8 {
         assert_near(&format!("orientation_{orientation}.jpg"), 4);
     }
     for kind in ["png", "webp", "tif"] {
         assert_near(&format!("orientation_6.{kind}"), 0);
     }
-    // Worked out by hand: 6 turns the picture a quarter clockwise, so red (top left) comes to lie top right.
+    // Orientation 6 rotates a quarter clockwise, so red (top left) is at the top right.
     let (image, _) = both("orientation_6.jpg");
     assert_eq!((image.width, image.height), (16, 32));
     let last = &image.pixels[15 * 3..16 * 3];
@@ -107,8 +108,8 @@ fn orientation_is_honoured_in_every_format_that_has_it() {
 }
 
 #[test]
-fn a_folder_of_all_kinds_is_a_set_without_broken_images() {
-    let set = Dataset::heap(&fixtures()).unwrap();
+fn a_folder_of_all_formats_has_no_broken_images() {
+    let set = Dataset::open_unlabelled(&fixtures()).unwrap();
     let broken: Vec<String> = (0..set.len()).filter_map(|i| set.load(i).err()).map(|e| e.to_string()).collect();
     assert!(set.len() >= 60 && broken.is_empty(), "{broken:?}");
 }

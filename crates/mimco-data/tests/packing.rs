@@ -1,6 +1,7 @@
-//! Packed shards: what is in them, that they are the same bytes however they came about, and what is refused.
+//! Packed shards: their contents, that their bytes are reproducible, and which calls are errors.
 
 use mimco_data::check::check;
+use mimco_data::dataset::InMemoryImages;
 use mimco_data::decode::{MAX_PIXELS, decode};
 use mimco_data::pack::{Format, Outcome, PackOptions, PackReport, pack};
 use mimco_data::{DataError, Dataset, Rgb};
@@ -29,7 +30,7 @@ fn fixture(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats").join(name)).unwrap()
 }
 
-/// Three classes, large and small images of several kinds, two of them broken.
+/// Creates three classes of large and small images of several kinds, two of them broken.
 fn source(folder: &Path) -> PathBuf {
     let root = folder.join("source");
     let put = |name: &str, bytes: &[u8]| {
@@ -51,16 +52,16 @@ fn source(folder: &Path) -> PathBuf {
 }
 
 fn run(source: &Path, out: &Path, options: &PackOptions, threads: usize) -> Result<PackReport, DataError> {
-    pack(&Dataset::labelled(source).unwrap(), out, options, threads, |_| {}, &AtomicBool::new(false))
+    pack(&Dataset::open_labelled(source).unwrap(), out, options, threads, |_| {}, &AtomicBool::new(false))
 }
 
-/// Every file of a folder and its bytes.
+/// Returns every file of a folder with its bytes.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
     entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).unwrap())).collect()
 }
 
-/// Members of all shards, in order.
+/// Returns the members of all shards in order.
 fn members(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut members = Vec::new();
     for (_, bytes) in files(folder).into_iter().filter(|(name, _)| name.ends_with(".tar")) {
@@ -77,7 +78,7 @@ fn members(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 #[test]
-fn small_images_stay_files_large_ones_are_shrunk_and_labels_and_order_stay() {
+fn small_images_keep_their_files_and_large_ones_are_resized() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
     let report = run(&source, &out, &OPTIONS, 2).unwrap();
@@ -92,40 +93,40 @@ fn small_images_stay_files_large_ones_are_shrunk_and_labels_and_order_stay() {
     assert_eq!(images.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
     assert_eq!(classes.iter().map(|(_, class)| class[0]).collect::<Vec<_>>(), *b"000000000111122");
     for (packed, original) in [(10, "dog.s/same.jpg"), (11, "dog.s/same.png"), (12, "dog.s/turned.jpg"), (13, "emu/moving.gif")] {
-        assert!(images[packed].1 == fs::read(source.join(original)).unwrap(), "{original} stays as it is");
+        assert!(images[packed].1 == fs::read(source.join(original)).unwrap(), "{original} stays unchanged");
     }
     let first = decode(&images[8].1, "8", MAX_PIXELS).unwrap();
-    assert_eq!((first.width, first.height), (40, 24), "68 x 40, cut to whole pixels");
+    assert_eq!((first.width, first.height), (40, 24), "68 x 40, rounded down");
 
-    let back = Dataset::labelled(&out).unwrap();
+    let back = Dataset::open_labelled(&out).unwrap();
     assert_eq!(back.classes(), ["cat", "dog.s", "emu"]);
     assert_eq!((0..15).map(|i| back.label(i).unwrap()).collect::<Vec<_>>(), [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2]);
     assert!((0..15).all(|i| back.name(i).ends_with(expected[i]) && back.load(i).is_ok()));
     let broken = fs::read_to_string(out.join("broken.txt")).unwrap();
-    assert!(broken.lines().count() == 2 && broken.starts_with("cat/broken.jpg: the JPEG is cut short"), "{broken}");
+    assert!(broken.lines().count() == 2 && broken.starts_with("cat/broken.jpg: the JPEG is truncated"), "{broken}");
 }
 
 #[test]
-fn raw_images_are_the_pixels_of_the_shrunk_ones() {
+fn raw_images_have_the_pixels_of_the_resized_ones() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
     run(&source, &out, &PackOptions { format: Format::Raw, ..OPTIONS }, 3).unwrap();
     let members: Vec<_> = members(&out).into_iter().filter(|(name, _)| !name.ends_with(".cls")).collect();
     assert!(members.len() == 15 && members.iter().all(|(name, bytes)| name.ends_with(".ppm") && bytes.starts_with(b"P6\n")));
-    // Small ones are exact, turned as their EXIF data say.
+    // Small images are exact, with their EXIF orientation applied.
     for (packed, original) in [(11, "same.png"), (12, "turned.jpg")] {
         let bytes = fs::read(source.join("dog.s").join(original)).unwrap();
         assert_eq!(decode(&members[packed].1, "packed", MAX_PIXELS).unwrap(), decode(&bytes, original, MAX_PIXELS).unwrap());
     }
-    let back = Dataset::heap(&out).unwrap();
+    let back = Dataset::open_unlabelled(&out).unwrap();
     assert_eq!((back.len(), back.load(0).unwrap().height), (15, 24));
 }
 
 #[test]
-fn a_pack_is_the_same_bytes_whatever_the_threads_and_wherever_it_was_interrupted() {
+fn a_packs_bytes_depend_neither_on_threads_nor_on_interruptions() {
     let folder = tempfile::tempdir().unwrap();
     let source = source(folder.path());
-    let dataset = Dataset::labelled(&source).unwrap();
+    let dataset = Dataset::open_labelled(&source).unwrap();
     let whole = folder.path().join("whole");
     run(&source, &whole, &OPTIONS, 1).unwrap();
     let expected = files(&whole);
@@ -143,8 +144,8 @@ fn a_pack_is_the_same_bytes_whatever_the_threads_and_wherever_it_was_interrupted
         kept.insert(report.shards);
         let shards: Vec<_> = files(&out).into_iter().filter(|(name, _)| name.ends_with(".tar")).collect();
         assert_eq!(shards.len(), report.shards);
-        assert!(shards.iter().all(|(name, bytes)| bytes == &expected[name]), "whole shards only, and they are final");
-        // What a killed process leaves: a part of the next shard, or the whole of it, not yet listed.
+        assert!(shards.iter().all(|(name, bytes)| bytes == &expected[name]), "only finished shards, which are final");
+        // A killed process leaves a part of the next shard, or all of it but not listed.
         let next = format!("shard-{:06}.tar", report.shards);
         fs::write(out.join(if stop % 2 == 0 { format!("{next}.partial") } else { next }), "a part").unwrap();
         let resumed = run(&source, &out, &OPTIONS, 3).unwrap();
@@ -156,7 +157,7 @@ fn a_pack_is_the_same_bytes_whatever_the_threads_and_wherever_it_was_interrupted
 }
 
 #[test]
-fn a_finished_folder_is_left_alone_and_another_packs_is_refused() {
+fn a_finished_pack_stays_and_another_packs_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
     let made = run(&source, &out, &OPTIONS, 2).unwrap();
@@ -175,55 +176,55 @@ fn a_finished_folder_is_left_alone_and_another_packs_is_refused() {
     fs::write(source.join("cat/new.png"), picture(1, 9, 9).to_png().unwrap()).unwrap();
     refused(&OPTIONS, &["other names or labels", "17 images"]);
     assert!(files(&out) == before);
-    // A shard that is gone is not passed over.
+    // A missing shard is an error.
     fs::remove_file(source.join("cat/new.png")).unwrap();
     fs::remove_file(out.join("shard-000001.tar")).unwrap();
-    assert!(run(&source, &out, &OPTIONS, 1).unwrap_err().to_string().contains("shard-000001.tar: is not there"));
-    // Nor is somebody else's folder, or a list that is damaged.
+    assert!(run(&source, &out, &OPTIONS, 1).unwrap_err().to_string().contains("shard-000001.tar: is missing"));
+    // So are a folder with other files, and a damaged list.
     let mine = folder.path().join("mine");
     fs::create_dir(&mine).unwrap();
     fs::write(mine.join("notes.txt"), "mine").unwrap();
-    assert!(run(&source, &mine, &OPTIONS, 1).unwrap_err().to_string().contains("holds other files (notes.txt)"));
+    assert!(run(&source, &mine, &OPTIONS, 1).unwrap_err().to_string().contains("contains other files (notes.txt)"));
     assert_eq!(files(&mine).len(), 1);
     fs::write(out.join("shards.json"), "{").unwrap();
-    assert!(run(&source, &out, &OPTIONS, 1).unwrap_err().to_string().contains("shards.json: is not a whole list"));
+    assert!(run(&source, &out, &OPTIONS, 1).unwrap_err().to_string().contains("shards.json: is not a complete list"));
 }
 
 #[test]
-fn checksums_are_verified_and_are_sha256sums() {
+fn checksums_are_verified() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
     let report = run(&source, &out, &OPTIONS, 2).unwrap();
-    let sums = check(&Dataset::heap(&out).unwrap(), 2, |_| {}).checksums.unwrap();
+    let sums = check(&Dataset::open_unlabelled(&out).unwrap(), 2, |_| {}).checksums.unwrap();
     assert_eq!((sums.files, sums.wrong.len()), (report.shards, 0));
-    // A byte of an image's data, where a decoder may well say nothing.
+    // A byte of an image's data, whose change a decoder may not notice.
     let shard = out.join("shard-000001.tar");
     let mut bytes = fs::read(&shard).unwrap();
     bytes[1200] ^= 1;
     fs::write(&shard, &bytes).unwrap();
     fs::remove_file(out.join("shard-000002.tar")).unwrap();
-    let sums = check(&Dataset::heap(&out).unwrap(), 2, |_| {}).checksums.unwrap();
+    let sums = check(&Dataset::open_unlabelled(&out).unwrap(), 2, |_| {}).checksums.unwrap();
     assert_eq!(sums.wrong.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["shard-000001.tar", "shard-000002.tar"]);
-    let one = check(&Dataset::heap(&shard).unwrap(), 2, |_| {}).checksums.unwrap();
+    let one = check(&Dataset::open_unlabelled(&shard).unwrap(), 2, |_| {}).checksums.unwrap();
     assert_eq!((one.files, one.wrong.len()), (1, 1));
-    assert_eq!(check(&Dataset::heap(&source).unwrap(), 2, |_| {}).checksums, None);
+    assert_eq!(check(&Dataset::open_unlabelled(&source).unwrap(), 2, |_| {}).checksums, None);
 }
 
 #[test]
-fn a_set_in_memory_is_packed_without_loss_and_keeps_its_labels() {
+fn a_dataset_in_memory_is_packed_losslessly_with_its_labels() {
     let folder = tempfile::tempdir().unwrap();
     let pixels = (0..3 * 28 * 28).map(|i| (i * 7 % 256) as u8).collect();
-    let packed = mimco_data::formats::Packed { width: 28, height: 28, channels: 1, pixels, labels: Some(vec![1, 0, 1]) };
-    let set = Dataset::from_packed("digits", packed, vec!["zero".into(), "one".into()]);
+    let packed = InMemoryImages { width: 28, height: 28, channels: 1, pixels, labels: Some(vec![1, 0, 1]) };
+    let set = Dataset::from_memory("digits", packed, vec!["zero".into(), "one".into()]);
     let out = folder.path().join("out");
     pack(&set, &out, &PackOptions { size: 28, ..OPTIONS }, 2, |_| {}, &AtomicBool::new(false)).unwrap();
-    let back = Dataset::labelled(&out).unwrap();
+    let back = Dataset::open_labelled(&out).unwrap();
     assert_eq!((back.name(2), back.classes()), ("shard-000000.tar/digits/000002.png".to_string(), set.classes()));
     assert!((0..3).all(|i| back.load(i).unwrap() == set.load(i).unwrap() && back.label(i) == set.label(i)));
 }
 
 #[test]
-fn a_set_of_which_nothing_can_be_read_is_an_error() {
+fn a_dataset_without_a_readable_image_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("source/cat");
     fs::create_dir_all(&source).unwrap();
@@ -232,13 +233,13 @@ fn a_set_of_which_nothing_can_be_read_is_an_error() {
     assert!(error.contains("none of the 5 images") && error.contains("cat/0.jpg") && !error.contains('\n'), "{error}");
 }
 
-/// A device that is always full stands in for the disk, and leaves nothing behind.
+/// A device that is always full replaces the disk.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_told_and_packing_goes_on_when_there_is_room() {
+fn a_full_disk_is_an_error_and_packing_continues_when_there_is_space() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
-    let dataset = Dataset::labelled(&source).unwrap();
+    let dataset = Dataset::open_labelled(&source).unwrap();
     let fill = |done: usize| {
         if done == 1 {
             std::os::unix::fs::symlink("/dev/full", out.join("shard-000001.tar.partial")).unwrap();
@@ -256,25 +257,25 @@ fn a_full_disk_is_told_and_packing_goes_on_when_there_is_room() {
 
 #[cfg(unix)]
 #[test]
-fn a_folder_that_may_not_be_written_is_told() {
+fn a_folder_without_write_permission_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
     fs::create_dir(&out).unwrap();
     fs::set_permissions(&out, fs::Permissions::from_mode(0o555)).unwrap();
     if fs::write(out.join(".try"), "").is_ok() {
-        // This user may write everywhere: a folder where the list is to be written stands in.
+        // This user may write everywhere, so a folder blocks the list's name instead.
         fs::create_dir(out.join("shards.json.partial")).unwrap();
     }
     let error = run(&source, &out, &OPTIONS, 1).unwrap_err().to_string();
     assert!(error.contains("shards.json: cannot be written") && !error.contains('\n'), "{error}");
     let error = run(&source, &source.join("cat/0.jpg/out"), &OPTIONS, 1).unwrap_err().to_string();
-    assert!(error.contains("cannot be made") && error.contains("--out"), "{error}");
+    assert!(error.contains("cannot be created") && error.contains("--out"), "{error}");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn two_at_a_time_do_not_pack_into_one_folder() {
+fn two_processes_cannot_pack_into_one_folder() {
     let folder = tempfile::tempdir().unwrap();
     let (source, out) = (source(folder.path()), folder.path().join("out"));
     let second = |done: usize| {
@@ -283,5 +284,5 @@ fn two_at_a_time_do_not_pack_into_one_folder() {
             assert!(error.contains("another process"), "{error}");
         }
     };
-    pack(&Dataset::labelled(&source).unwrap(), &out, &OPTIONS, 2, second, &AtomicBool::new(false)).unwrap();
+    pack(&Dataset::open_labelled(&source).unwrap(), &out, &OPTIONS, 2, second, &AtomicBool::new(false)).unwrap();
 }

@@ -1,27 +1,28 @@
-//! What samples are called.
+//! Keys of samples: unique names without extensions.
 
-use crate::Dataset;
-use crate::folders::is_image;
-use crate::source::Fnv;
+use crate::dataset::Dataset;
+use crate::path_names::is_image;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 
-/// Hashes of all images' own keys, in order: few bytes an image, as there may be millions.
+/// Sorted hashes of the keys of all images; hashes, as there may be millions of images.
 pub(crate) struct Keys(Vec<u64>);
 
 impl Keys {
+    /// Returns the keys of a dataset.
     pub fn of(dataset: &Dataset) -> Keys {
         let mut hashes: Vec<u64> = (0..dataset.len()).map(|index| hash(&own(&dataset.name(index)))).collect();
         hashes.sort_unstable();
         Keys(hashes)
     }
 
-    /// The key of an image, which no other of the set has.
+    /// Returns the key of an image, which is unique in the dataset.
     pub fn key(&self, name: &str, index: usize) -> String {
         let mut key = own(name);
         let first = self.0.partition_point(|h| *h < hash(&key));
         let shared = self.0.get(first + 1) == self.0.get(first);
         if shared {
-            // Keys with different numbers behind them differ; what could be the same is an image that has such a name of its own.
+            // Keys with different numbers differ, but an image may have such a name by itself.
             key = format!("{key}_{index}");
             while self.0.binary_search(&hash(&key)).is_ok() {
                 key = format!("{key}_{index}");
@@ -31,7 +32,8 @@ impl Keys {
     }
 }
 
-/// An image's name without its ending. In the file's own name a dot would end the key, so dots become `_`; what is no name of a folder goes.
+/// Returns an image's name without its extension. In the file name dots become `_`, as a dot ends
+/// the key; empty components, `.` and `..` are removed.
 fn own(name: &str) -> String {
     let mut parts: Vec<&str> = name.split('/').filter(|part| !["", ".", ".."].contains(part)).collect();
     let file = parts.pop().unwrap_or("image");
@@ -42,9 +44,9 @@ fn own(name: &str) -> String {
 }
 
 fn hash(key: &str) -> u64 {
-    let mut hash = Fnv::default();
-    hash.add(key.as_bytes());
-    hash.0
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -52,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_the_name_without_its_ending_and_dots() {
+    fn a_key_is_the_name_without_extension_and_dots() {
         for (name, key) in [
             ("cat/1.jpg", "cat/1"),
             ("v1.0/a.b.JPEG", "v1.0/a_b"),
@@ -66,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_would_be_shared_end_in_their_numbers() {
+    fn keys_that_would_be_equal_end_in_their_numbers() {
         let names = ["a.jpg", "a.png", "b.png", "a_1.png", "a_1_1.png"];
         let mut hashes: Vec<u64> = names.iter().map(|name| hash(&own(name))).collect();
         hashes.sort_unstable();

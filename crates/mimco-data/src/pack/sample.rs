@@ -1,46 +1,48 @@
-//! What becomes of one image.
+//! Converting one image to its packed form.
 
-use super::keys::Keys;
-use super::{Format, PackOptions};
-use crate::resize::{Crop, Filter, crop_and_resize};
-use crate::{DataError, Dataset, Rgb};
+use crate::augment::{Filter, crop_and_resize};
+use crate::dataset::Dataset;
+use crate::decode::{Crop, Rgb};
+use crate::error::DataError;
+use crate::pack::keys::Keys;
+use crate::pack::options::{Format, PackOptions};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageFormat};
 
-/// Pixels that a side of a JPEG may have.
-const MOST_A_SIDE: u32 = 65_535;
+/// Limit of a JPEG's width and height in pixels.
+const MAX_JPEG_SIDE: u32 = 65_535;
 
-/// An image as it is packed.
+/// An image in packed form.
 pub(crate) struct Sample {
     pub key: String,
-    /// Of its file, by its content.
-    pub ending: &'static str,
+    /// Extension of the image's file, by its content.
+    pub extension: &'static str,
     pub bytes: Vec<u8>,
     pub label: Option<u32>,
     pub shrunk: bool,
 }
 
-/// Reads an image and makes of it what is packed.
+/// Reads an image and converts it to its packed form.
 ///
 /// # Errors
-/// One that cannot be read, or is so long a strip that no JPEG can hold it.
+/// Fails if the image cannot be read, or if its longer side exceeds JPEG's limit.
 pub(crate) fn make(dataset: &Dataset, index: usize, keys: &Keys, options: &PackOptions) -> Result<Sample, DataError> {
     let raw = dataset.raw(index)?;
     let image = dataset.decode_raw(index, &raw)?;
     let shrunk = image.width.min(image.height) > options.size;
-    // A set in memory gives pixels, not files.
+    // A dataset in memory has pixels, not files.
     let is_file = raw != image.pixels;
-    let (ending, bytes) = match options.format {
+    let (extension, bytes) = match options.format {
         Format::Raw if shrunk => ("ppm", ppm(&shrink(&image, options.size))),
         Format::Raw => ("ppm", ppm(&image)),
         Format::Jpeg if shrunk => ("jpg", jpeg(&shrink(&image, options.size), options.quality, &dataset.name(index))?),
-        Format::Jpeg if is_file => (ending(&raw), raw),
+        Format::Jpeg if is_file => (extension(&raw), raw),
         Format::Jpeg => ("png", image.to_png()?),
     };
-    Ok(Sample { key: keys.key(&dataset.name(index), index), ending, bytes, label: dataset.label(index), shrunk })
+    Ok(Sample { key: keys.key(&dataset.name(index), index), extension, bytes, label: dataset.label(index), shrunk })
 }
 
-/// The shorter side to `size`, the longer one cut to whole pixels as torchvision's Resize does.
+/// Resizes the shorter side to `size`; the longer one is rounded down as in torchvision's Resize.
 fn shrink(image: &Rgb, size: u32) -> Rgb {
     let longer = |long: u32, short: u32| (size as u64 * long as u64 / short.max(1) as u64) as u32;
     let (width, height) =
@@ -49,17 +51,20 @@ fn shrink(image: &Rgb, size: u32) -> Rgb {
     crop_and_resize(image, whole, width, height, Filter::Bicubic)
 }
 
-/// Binary PPM: a head in text, then RGB.
+/// Encodes an image as binary PPM: a text header, then RGB pixels.
 fn ppm(image: &Rgb) -> Vec<u8> {
     [format!("P6\n{} {}\n255\n", image.width, image.height).as_bytes(), &image.pixels].concat()
 }
 
-/// Colours at full size: at half size (4:2:0) a shrunk photo loses more of them than bytes are saved.
+/// Encodes an image as JPEG with full-resolution chroma (4:4:4): for resized photos, subsampling
+/// (4:2:0) loses more detail than it saves bytes.
 fn jpeg(image: &Rgb, quality: u8, name: &str) -> Result<Vec<u8>, DataError> {
     let (width, height) = (image.width, image.height);
     let error = |what: String| DataError::Image { name: name.into(), what };
-    if width.max(height) > MOST_A_SIDE {
-        return Err(error(format!("shrunk it is {width}x{height} px, and a JPEG holds {MOST_A_SIDE} a side; pack with --format raw")));
+    if width.max(height) > MAX_JPEG_SIDE {
+        return Err(error(format!(
+            "resized it is {width}x{height} px, over JPEG's limit of {MAX_JPEG_SIDE} per side; pack with --format raw"
+        )));
     }
     let mut bytes = Vec::new();
     let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
@@ -69,8 +74,8 @@ fn jpeg(image: &Rgb, quality: u8, name: &str) -> Result<Vec<u8>, DataError> {
     Ok(bytes)
 }
 
-/// What a file of these bytes is called.
-fn ending(bytes: &[u8]) -> &'static str {
+/// Returns the extension of a file with these bytes.
+fn extension(bytes: &[u8]) -> &'static str {
     match (image::guess_format(bytes), bytes.get(1)) {
         (Ok(ImageFormat::Pnm), Some(b'2' | b'5')) => "pgm",
         (Ok(ImageFormat::Pnm), Some(b'3' | b'6')) => "ppm",
@@ -101,6 +106,6 @@ mod tests {
     fn a_strip_too_long_for_a_jpeg_is_an_error_that_names_it() {
         let strip = Rgb { width: 65_536, height: 1, pixels: vec![0; 3 * 65_536] };
         let error = jpeg(&strip, 92, "strip.png").unwrap_err().to_string();
-        assert!(error.starts_with("strip.png: shrunk it is 65536x1 px") && !error.contains('\n'), "{error}");
+        assert!(error.starts_with("strip.png: resized it is 65536x1 px") && !error.contains('\n'), "{error}");
     }
 }

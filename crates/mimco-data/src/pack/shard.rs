@@ -1,34 +1,47 @@
-//! One shard while it is written: `NAME.partial` until it is whole and on the disk.
+//! Writing one shard, as `NAME.partial` until it is complete and on disk.
 
-use super::ledger::{Entry, put, sync_folder};
-use super::sample::Sample;
-use crate::{DataError, sums};
+use crate::atomic_file::{self, AtomicFile, partial_path};
+use crate::error::DataError;
+use crate::pack::checksums::hex;
+use crate::pack::sample::Sample;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+/// A shard that is being written.
 pub(crate) struct Shard {
-    archive: tar::Builder<Hashed>,
-    folder: PathBuf,
+    archive: tar::Builder<Digested>,
+    path: PathBuf,
     name: String,
     images: usize,
     shrunk: usize,
-    /// Where its members lie, a line a sample, for the index beside it; none where a name has a space in it, which the index's form does not allow.
+    /// Lines of the index, one per sample with the positions of its members. `None` once a name
+    /// contains whitespace, which the format of the index does not allow.
     index: Option<String>,
 }
 
-/// A file, its bytes counted and summed up on the way.
-struct Hashed {
-    file: BufWriter<File>,
-    hash: Sha256,
+/// A finished shard, as listed in `shards.json`.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct FinishedShard {
+    pub file: String,
+    pub bytes: u64,
+    pub images: usize,
+    pub shrunk: usize,
+    pub sha256: String,
+}
+
+/// A file whose bytes are counted and digested as they are written.
+struct Digested {
+    file: AtomicFile,
+    digest: Sha256,
     bytes: u64,
 }
 
-impl Write for Hashed {
+impl Write for Digested {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
-        self.hash.update(&bytes[..written]);
+        self.digest.update(&bytes[..written]);
         self.bytes += written as u64;
         Ok(written)
     }
@@ -38,30 +51,30 @@ impl Write for Hashed {
     }
 }
 
-/// What shard `number` is called.
+/// Returns the name of shard `number`.
 pub(crate) fn name(number: usize) -> String {
     format!("shard-{number:06}.tar")
 }
 
-/// An error about a file of the pack that cannot be written.
-pub(crate) fn unwritten(path: &Path, error: &io::Error) -> DataError {
-    DataError::path(path, format!("cannot be written: {error}; put that right and run the same command again, which goes on"))
+/// Returns the error of a file that cannot be written.
+pub(crate) fn write_error(path: &Path, error: &io::Error) -> DataError {
+    DataError::path(path, format!("cannot be written: {error}; fix this and run the same command again to continue"))
 }
 
 impl Shard {
-    /// Begins a shard, over what was left of it.
+    /// Starts shard `number`, replacing an unfinished one.
     ///
     /// # Errors
-    /// A folder that may not be written.
+    /// Fails if the folder cannot be written.
     pub fn create(folder: &Path, number: usize) -> Result<Shard, DataError> {
         let name = name(number);
-        let partial = partial(folder, &name);
-        let file = File::create(&partial).map_err(|e| unwritten(&partial, &e))?;
-        let file = Hashed { file: BufWriter::with_capacity(1 << 20, file), hash: Sha256::new(), bytes: 0 };
-        Ok(Shard { archive: tar::Builder::new(file), folder: folder.to_path_buf(), name, images: 0, shrunk: 0, index: Some(String::new()) })
+        let path = folder.join(&name);
+        let file = AtomicFile::create(&path).map_err(|e| write_error(&partial_path(&path), &e))?;
+        let archive = tar::Builder::new(Digested { file, digest: Sha256::new(), bytes: 0 });
+        Ok(Shard { archive, path, name, images: 0, shrunk: 0, index: Some(String::new()) })
     }
 
-    /// Its bytes so far.
+    /// Returns the number of bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.archive.get_ref().bytes
     }
@@ -69,66 +82,49 @@ impl Shard {
     /// Adds a sample.
     ///
     /// # Errors
-    /// A full disk.
+    /// Fails if the file cannot be written, for example on a full disk.
     pub fn add(&mut self, sample: &Sample) -> Result<(), DataError> {
         let mut members = Vec::new();
-        let mut put = |ending: &str, bytes: &[u8]| -> io::Result<()> {
-            // Who packed it, and when, is left out: it would make other bytes each time.
+        let mut put = |extension: &str, bytes: &[u8]| -> io::Result<()> {
+            // User and time are left out, so that the shard's bytes are reproducible.
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
             header.set_mtime(0);
             header.set_uid(0);
             header.set_gid(0);
-            let name = format!("{}.{ending}", sample.key);
+            let name = format!("{}.{extension}", sample.key);
             self.archive.append_data(&mut header, &name, bytes)?;
             let start = self.archive.get_ref().bytes - (bytes.len() as u64).next_multiple_of(512);
-            members.push(format!("{ending} {start} {} {name}", bytes.len()));
+            members.push(format!("{extension} {start} {} {name}", bytes.len()));
             Ok(())
         };
         let mut put_all = || {
-            put(sample.ending, &sample.bytes)?;
+            put(sample.extension, &sample.bytes)?;
             sample.label.map_or(Ok(()), |label| put("cls", label.to_string().as_bytes()))
         };
-        put_all().map_err(|e| unwritten(&partial(&self.folder, &self.name), &e))?;
+        put_all().map_err(|e| write_error(&partial_path(&self.path), &e))?;
         self.index = self.index.take().filter(|_| !sample.key.contains(char::is_whitespace)).map(|index| index + &members.join(" ") + "\n");
         self.images += 1;
         self.shrunk += sample.shrunk as usize;
         Ok(())
     }
 
-    /// Ends the archive, has the disk keep it, writes its index, and gives it its name.
+    /// Completes the archive, syncs it to disk, writes its index, and gives the archive its final
+    /// name.
     ///
     /// # Errors
-    /// A full disk.
-    pub fn finish(mut self) -> Result<Entry, DataError> {
-        let (partial, whole) = (partial(&self.folder, &self.name), self.folder.join(&self.name));
-        let mut finish = || {
-            self.archive.finish()?;
-            let file = &mut self.archive.get_mut().file;
-            file.flush()?;
-            file.get_ref().sync_all()
-        };
-        finish().map_err(|e| unwritten(&partial, &e))?;
-        if let Some(lines) = &self.index {
-            let index = format!("v1.2 {}\n{lines}", self.images);
-            put(&self.folder, &self.name.replace(".tar", ".idx"), index.as_bytes())?;
+    /// Fails if a file cannot be written, for example on a full disk.
+    pub fn finish(self) -> Result<FinishedShard, DataError> {
+        let Shard { archive, path, name, images, shrunk, index } = self;
+        let failed = |e: io::Error| write_error(&partial_path(&path), &e);
+        let Digested { mut file, digest, bytes } = archive.into_inner().map_err(failed)?;
+        file.sync().map_err(failed)?;
+        if let Some(lines) = index {
+            let index = path.with_extension("idx");
+            atomic_file::write(&index, format!("v1.2 {images}\n{lines}").as_bytes()).map_err(|e| write_error(&index, &e))?;
         }
-        fs::rename(&partial, &whole).map_err(|e| unwritten(&partial, &e))?;
-        sync_folder(&self.folder);
-        let written = self.archive.get_ref();
-        let sha256 = sums::hex(written.hash.clone().finalize());
-        Ok(Entry { file: self.name.clone(), bytes: written.bytes, images: self.images, shrunk: self.shrunk, sha256 })
+        file.publish().map_err(failed)?;
+        Ok(FinishedShard { file: name, bytes, images, shrunk, sha256: hex(digest.finalize()) })
     }
-}
-
-impl Drop for Shard {
-    /// What is not whole is of no use, and on a full disk in the way.
-    fn drop(&mut self) {
-        let _ = fs::remove_file(partial(&self.folder, &self.name));
-    }
-}
-
-fn partial(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{name}.partial"))
 }
