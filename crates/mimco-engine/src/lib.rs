@@ -7,13 +7,14 @@
 //! one thread, and partial sums are added in the order of the blocks.
 
 pub mod cpu;
+pub mod element;
 pub mod ops;
 pub mod optim;
 mod parameters;
 mod tape;
 mod tensor;
 
-pub use cpu::product::Precision;
+pub use cpu::matmul::Precision;
 pub use parameters::{Entry, ParameterId, Parameters};
 pub use tape::{Backpass, Tape, Var};
 pub use tensor::{Shape, Tensor};

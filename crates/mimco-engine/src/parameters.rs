@@ -1,7 +1,7 @@
 //! All parameters of a model as named ranges of one flat buffer, with a table of learning rate and decay a range.
 
 use crate::cpu::buffer::Buffer;
-use crate::cpu::product::{Operand, Panels, Precision, Values};
+use crate::cpu::matmul::{Operand, Panels, Precision, Values};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,6 +1,6 @@
 //! The tape: operators in the order they ran, each with what its backward pass needs.
 
-use crate::cpu::product::Panels;
+use crate::cpu::matmul::Panels;
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector;
 use crate::{ParameterId, Parameters, Precision, Tensor};

@@ -1,8 +1,8 @@
 //! A contiguous array of f32 or bf16 with a shape.
 
 use crate::cpu::buffer::Buffer;
-use crate::cpu::number::Number;
-use crate::cpu::product::{Operand, Precision, Values};
+use crate::element::Number;
+use crate::cpu::matmul::{Operand, Precision, Values};
 use std::sync::Arc;
 
 /// Elements to write, in either precision.

@@ -1,8 +1,8 @@
 //! Vector maths in plain loops, compiled for what the CPU can do by `pulp` (AVX-512, AVX2, baseline) and chosen at run time.
 
-use super::number::Number;
+use crate::element::Number;
 #[cfg(target_arch = "x86_64")]
-use super::number::has_bf16;
+use crate::element::has_bf16;
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
 /// Runs `work` compiled for the widest vectors that the machine has. The closure and all that it calls must be

@@ -4,7 +4,7 @@ use super::kernel::Kernel;
 use super::words::{TILE, along, transpose};
 use super::{Operand, PANEL, Panels, Precision, SIDE, Values};
 use crate::cpu::buffer::Buffer;
-use crate::cpu::number::Number;
+use crate::element::Number;
 use crate::cpu::vector::wide;
 use std::ops::Range;
 

@@ -1,13 +1,13 @@
 //! Where operators put what they worked out in f32: the rows of a tensor in either precision, several threads at a time.
 
-use crate::cpu::number::Number;
-use crate::cpu::product::{PANEL, Tile};
+use crate::element::Number;
+use crate::cpu::matmul::{PANEL, Tile};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{add, prefetch_behind};
 use crate::tensor::{Tensor, ValuesMut};
 
 /// The rows of a tensor.
-pub(super) struct Rows<'a> {
+pub(in crate::ops) struct Rows<'a> {
     values: Either<'a>,
     width: usize,
 }
@@ -69,7 +69,7 @@ impl<'a> Rows<'a> {
 }
 
 /// Sums of the columns of [rows, width], of 32 rows or more at a time, so that several threads make them and their order is fixed.
-pub(super) struct ColumnSums {
+pub(in crate::ops) struct ColumnSums {
     /// [rows / 32, width]
     partial: Tensor,
 }
@@ -93,7 +93,7 @@ impl ColumnSums {
 }
 
 /// Sums that are being made.
-pub(super) struct ColumnParts<'a> {
+pub(in crate::ops) struct ColumnParts<'a> {
     partial: Parts<'a, f32>,
     width: usize,
 }

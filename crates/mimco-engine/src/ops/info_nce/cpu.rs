@@ -8,7 +8,7 @@
 //! dq̂ᵢ = (Σ pⱼ k̂ⱼ - k̂ₚ) / (τ rows), then dq = (dq̂ - q̂ (q̂·dq̂)) / |q|.
 
 use crate::cpu::buffer::Buffer;
-use crate::cpu::matmul::{Matrix, matmul_serial};
+use crate::cpu::gemm::{Matrix, matmul_serial};
 use crate::cpu::threads::{Parts, for_each_chunk, parallel};
 use crate::cpu::vector::{dot, exp, max, sum_by, wide};
 use crate::{Tape, Tensor, Var};

@@ -1,7 +1,7 @@
 //! Every kernel on odd shapes against sums in f64 of the same rounded numbers.
 
 use super::*;
-use crate::cpu::number::Number;
+use crate::element::Number;
 
 /// Numbers of -1..1 that depend on the place alone.
 fn numbers(n: usize, step: usize) -> Vec<f32> {

@@ -1,7 +1,7 @@
 //! The six instructions of the AMX kernel for machines without it: what the CPU refuses is decoded and carried out as Intel's manual (volume 2)
 //! describes it, so that the kernel's instructions, addresses and loops can be tested anywhere.
 
-use crate::cpu::number::Number;
+use crate::element::Number;
 use std::cell::UnsafeCell;
 
 const ROWS: usize = 16;

@@ -1,9 +1,9 @@
 //! Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias over each row; var is the biased one.
 
-use super::residual::Branch;
-use super::store::{ColumnParts, ColumnSums, Rows};
+use crate::ops::support::residual::Branch;
+use crate::ops::support::cpu::rows::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
-use crate::cpu::product::{PanelRows, Precision, in_blocks};
+use crate::cpu::matmul::{PanelRows, Precision, in_blocks};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{sum_by, wide};
 use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};
@@ -53,7 +53,7 @@ impl Norm {
     ///
     /// # Safety
     /// Nobody else may be at the same rows.
-    pub(super) unsafe fn forward(
+    pub(in crate::ops) unsafe fn forward(
         &self,
         parameters: &Parameters,
         (x, branch): (&Tensor, Branch<'_>),
@@ -70,7 +70,7 @@ impl Norm {
 }
 
 /// The way back through a norm, a block of rows at a time.
-pub(super) struct Backward<'a> {
+pub(in crate::ops) struct Backward<'a> {
     norm: Norm,
     x: &'a Var,
     branch: Branch<'a>,
@@ -83,7 +83,7 @@ pub(super) struct Backward<'a> {
 }
 
 /// The same while several threads are at it.
-pub(super) struct BackwardRows<'a> {
+pub(in crate::ops) struct BackwardRows<'a> {
     of: &'a Backward<'a>,
     dx: Parts<'a, f32>,
     dweight: ColumnParts<'a>,

@@ -6,7 +6,7 @@
 use super::words::{across, along, per_word, transpose};
 use super::{Operand, PANEL, Precision, SIDE, Values};
 use crate::cpu::buffer::Buffer;
-use crate::cpu::number::Number;
+use crate::element::Number;
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::wide;
 

@@ -1,14 +1,14 @@
 //! From token rows to features: chosen rows (class tokens, masked patches), or the mean of each image's patch tokens.
 
-use crate::cpu::number::Number;
-use crate::cpu::product::Values;
+use crate::element::Number;
+use crate::cpu::matmul::Values;
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector::{add, add_scaled};
 use crate::tensor::ValuesMut;
 use crate::{Tape, Tensor, Var};
 use std::sync::Arc;
 
-use super::check_offsets;
+use crate::ops::check_offsets;
 
 fn copy_rows<T: Number>(x: &[T], indices: &[usize], y: &mut [T]) {
     let width = y.len() / indices.len().max(1);

@@ -5,11 +5,11 @@
 //! the result in qkv's precision. Scores live for some rows of one head at a time; the backward pass computes them again from what the softmax
 //! left of each row, its largest score and its sum: that is cheaper than the memory they would fill.
 
-use super::check_offsets;
-use super::store::Rows;
+use crate::ops::check_offsets;
+use crate::ops::support::cpu::rows::Rows;
 use crate::cpu::buffer::Buffer;
-use crate::cpu::number::Number;
-use crate::cpu::product::{Left, Operand, PANEL, Panels, Precision, Tile, Values, product_in_sheets, product_serial};
+use crate::element::Number;
+use crate::cpu::matmul::{Left, Operand, PANEL, Panels, Precision, Tile, Values, product_in_sheets, product_serial};
 use crate::cpu::threads::{Parts, parallel};
 use crate::cpu::vector::{Lanes, combine, exp, wide};
 use crate::{Tape, Tensor, Var};

@@ -1,6 +1,6 @@
 //! Numbers as tensors hold them: f32, or bf16 as its bits; and the way from one to the other.
 
-use super::product::Values;
+use crate::cpu::matmul::Values;
 #[cfg(target_arch = "x86_64")]
 use std::sync::OnceLock;
 
@@ -101,7 +101,7 @@ fn round_32(out: &mut [u16; 32], values: &[f32; 32]) {
 /// Whether the processor rounds to bf16 (and has the vectors that pulp calls V4); found once.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn has_bf16() -> bool {
+pub(crate) fn has_bf16() -> bool {
     static FOUND: OnceLock<bool> = OnceLock::new();
     *FOUND.get_or_init(|| {
         is_x86_feature_detected!("avx512f")

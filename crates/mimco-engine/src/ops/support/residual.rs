@@ -1,7 +1,7 @@
 //! How a branch joins the residual stream: y = r + s γ ⊙ branch. γ is LayerScale's (Touvron et al. 2021), s drop path's 1 / (1 - rate), for the rows
 //! that drop path leaves the branch.
 
-use super::drop_path::DropPath;
+use crate::ops::support::drop_path::DropPath;
 use crate::{ParameterId, Parameters, Tensor};
 
 /// What stands between a branch and the stream; nothing by default.
@@ -15,7 +15,7 @@ pub struct Residual<'a> {
 
 /// A branch's rows among those of the residual stream.
 #[derive(Clone, Copy)]
-pub(super) struct Branch<'a> {
+pub(in crate::ops) struct Branch<'a> {
     drop_path: Option<&'a DropPath>,
     stream: usize,
     gamma: Option<&'a [f32]>,

@@ -8,7 +8,7 @@ use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector::wide;
 use crate::{Tape, Tensor, Var};
 
-use super::{Activation, Layer};
+use crate::ops::{Activation, Layer};
 
 impl Tape<'_> {
     /// images [batch, channels, height, width], the layer's weight [width, channels, patch, patch] -> [batch · tokens, width]; tokens in rows of

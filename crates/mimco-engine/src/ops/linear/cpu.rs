@@ -4,12 +4,12 @@
 //! x [rows, inputs], W [outputs, inputs] as PyTorch keeps it, b `[outputs]`, y [rows, outputs]. How a branch
 //! joins the stream, s γ ⊙, stands in residual.rs. Products are in the parameters' precision, residual sums in f32.
 
-use super::layer::{Outgoing, first_rows, rows_of, stale_rows};
-use super::layer_norm::Backward;
-use super::residual::{Branch, Residual};
-use super::store::Rows;
-use super::{Activation, DropPath, Layer, Norm};
-use crate::cpu::product::{Operand, PANEL, Panels, in_blocks, product, product_serial};
+use crate::ops::support::cpu::layer::{Outgoing, first_rows, rows_of, stale_rows};
+use crate::ops::support::cpu::norm::Backward;
+use crate::ops::support::residual::{Branch, Residual};
+use crate::ops::support::cpu::rows::Rows;
+use crate::ops::{Activation, DropPath, Layer, Norm};
+use crate::cpu::matmul::{Operand, PANEL, Panels, in_blocks, product, product_serial};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{combine, gelu, wide};
 use crate::{Backpass, ParameterId, Parameters, Tape, Tensor, Var};

@@ -1,11 +1,11 @@
 //! An affine map's parameters, and its three products: y = x Wᵀ + b, dx = dy W, dW = dyᵀ x. What comes before or after a product is done while
 //! its numbers are in cache: each writes what the next one reads, in the form in which that reads it.
 
-use super::residual::Branch;
-use super::store::{ColumnParts, ColumnSums, Rows};
+use crate::ops::support::residual::Branch;
+use crate::ops::support::cpu::rows::{ColumnParts, ColumnSums, Rows};
 use crate::cpu::buffer::Buffer;
-use crate::cpu::number::Number;
-use crate::cpu::product::{Left, Operand, PANEL, PanelRows, Panels, Precision, Tile, Values, product_in_parts, product_serial};
+use crate::element::Number;
+use crate::cpu::matmul::{Left, Operand, PANEL, PanelRows, Panels, Precision, Tile, Values, product_in_parts, product_serial};
 use crate::cpu::threads::Parts;
 use crate::cpu::vector::{combine, gelu_and_derivative, wide};
 use crate::{Backpass, ParameterId, Parameters, Tensor};
@@ -30,36 +30,36 @@ pub struct Layer {
 }
 
 /// Room for some rows as a product's left factor, which reads whole strips of them.
-pub(super) fn stale_rows(precision: Precision, rows: usize, width: usize) -> Tensor {
+pub(in crate::ops) fn stale_rows(precision: Precision, rows: usize, width: usize) -> Tensor {
     Tensor::stale_in(precision, [rows.next_multiple_of(16), width])
 }
 
 /// The first rows of [`stale_rows`].
-pub(super) fn first_rows(tensor: &Tensor, rows: usize) -> Operand<'_> {
+pub(in crate::ops) fn first_rows(tensor: &Tensor, rows: usize) -> Operand<'_> {
     Operand::new(tensor.values(), rows, tensor.width())
 }
 
 /// Some rows of a tensor.
-pub(super) fn rows_of(tensor: &Tensor, rows: Range<usize>) -> Operand<'_> {
+pub(in crate::ops) fn rows_of(tensor: &Tensor, rows: Range<usize>) -> Operand<'_> {
     let width = tensor.width();
     Operand::new(tensor.values().from(rows.start * width), rows.len(), width)
 }
 
 impl Layer {
     /// Those whose gradient is asked for.
-    pub(super) fn parameters(&self) -> [ParameterId; 2] {
+    pub(in crate::ops) fn parameters(&self) -> [ParameterId; 2] {
         [self.weight, self.bias.unwrap_or(self.weight)]
     }
 
     /// [outputs, inputs]
-    pub(super) fn sizes(&self, parameters: &Parameters) -> [usize; 2] {
+    pub(in crate::ops) fn sizes(&self, parameters: &Parameters) -> [usize; 2] {
         let entry = parameters.entry(self.weight);
         [entry.shape[0], entry.range.len() / entry.shape[0].max(1)]
     }
 
     /// Adds the bias to a tile of x Wᵀ and calls `finish(row, column, values)` for each of its rows.
     #[inline(always)]
-    pub(super) fn finish(&self, parameters: &Parameters, mut tile: Tile<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
+    pub(in crate::ops) fn finish(&self, parameters: &Parameters, mut tile: Tile<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
         let mut b = [0.0; PANEL];
         if let Some(bias) = self.bias {
             b[..tile.columns].copy_from_slice(&parameters.get(bias)[tile.column..][..tile.columns]);
@@ -75,7 +75,7 @@ impl Layer {
 
     /// `finish(row, column, values)` for every part of a row of x Wᵀ + b, in this thread; `w` is Wᵀ in panels.
     #[inline(always)]
-    pub(super) fn forward(&self, parameters: &Parameters, w: &Panels, x: Operand<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
+    pub(in crate::ops) fn forward(&self, parameters: &Parameters, w: &Panels, x: Operand<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
         product_serial(x, w, |tile| {
             self.finish(
                 parameters,
@@ -88,7 +88,7 @@ impl Layer {
     }
 
     /// dW += dyᵀ x and db += the columns' sums of dy, where they are trained.
-    pub(super) fn gradients(&self, pass: &mut Backpass<'_>, dy: &Outgoing, x: impl FnOnce() -> Panels) {
+    pub(in crate::ops) fn gradients(&self, pass: &mut Backpass<'_>, dy: &Outgoing, x: impl FnOnce() -> Panels) {
         if let Some(db) = self.bias.and_then(|b| pass.gradient(b)) {
             dy.sums.add_to(db);
         }
@@ -111,7 +111,7 @@ impl Layer {
 
     /// The same for a layer y = γ ⊙ (x Wᵀ + b), from D = s dy before γ. With G = Dᵀ x and g the columns' sums of D: dW += γ G, db += γ g, and
     /// dγ_j += G_j · W_j + g_j b_j, so that x Wᵀ + b need not be kept.
-    pub(super) fn scaled_gradients(&self, pass: &mut Backpass<'_>, gamma: ParameterId, d: &Outgoing, x: impl FnOnce() -> Panels) {
+    pub(in crate::ops) fn scaled_gradients(&self, pass: &mut Backpass<'_>, gamma: ParameterId, d: &Outgoing, x: impl FnOnce() -> Panels) {
         let (weight, bias) = (pass.parameter(self.weight), self.bias.map(|bias| pass.parameter(bias)));
         let (scale, outputs) = (pass.parameter(gamma), d.panels.columns());
         let mut sums = vec![0.0; outputs];
@@ -148,13 +148,13 @@ impl Layer {
 }
 
 /// The gradient of a layer's outputs as dW = dyᵀ x and db take it, while it is worked out.
-pub(super) struct Outgoing {
+pub(in crate::ops) struct Outgoing {
     pub panels: Panels,
     pub sums: ColumnSums,
 }
 
 /// The same while several threads are at it.
-pub(super) struct OutgoingRows<'a> {
+pub(in crate::ops) struct OutgoingRows<'a> {
     panels: PanelRows<'a>,
     sums: ColumnParts<'a>,
     width: usize,

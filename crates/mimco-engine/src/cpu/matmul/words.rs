@@ -1,7 +1,7 @@
 //! Elements as 32-bit words along the inner dimension: one f32, or two neighbours in bf16.
 
 use super::{PANEL, SIDE};
-use crate::cpu::number::Number;
+use crate::element::Number;
 
 /// Words of a tile of the left factor.
 pub(super) const TILE: usize = SIDE * SIDE;

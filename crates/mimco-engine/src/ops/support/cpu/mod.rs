@@ -1,0 +1,3 @@
+pub mod layer;
+pub mod norm;
+pub mod rows;

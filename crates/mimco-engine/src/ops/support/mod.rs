@@ -1,0 +1,3 @@
+pub mod cpu;
+pub mod drop_path;
+pub mod residual;
