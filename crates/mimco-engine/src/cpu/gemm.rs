@@ -1,8 +1,10 @@
-//! Matrix products, by the `gemm` crate, cut into blocks of rows by the shape alone.
+//! Products of strided f32 matrices by crate `gemm`, for InfoNCE and the evaluations (kNN, linear
+//! probe), whose factors change with every call and gain nothing from packing. Blocks of rows depend
+//! only on the shape.
 
 use super::threads::for_each_chunk;
 
-/// A matrix inside a slice, with strides, so that a transpose costs nothing.
+/// A strided matrix inside a slice; a transpose costs nothing.
 #[derive(Clone, Copy)]
 pub struct Matrix<'a> {
     data: &'a [f32],
@@ -13,42 +15,58 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Row-major, dense.
+    /// Wraps a row-major, dense matrix.
+    ///
+    /// # Panics
+    /// If the slice is shorter than the matrix.
     pub fn new(data: &'a [f32], rows: usize, cols: usize) -> Self {
         Matrix::strided(data, rows, cols, cols)
     }
 
-    /// Rows of `cols` elements that begin `row_stride` apart.
+    /// Wraps rows of `cols` elements that begin `row_stride` apart.
+    ///
+    /// # Panics
+    /// If the slice is shorter than the matrix.
     pub fn strided(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
         assert!(rows == 0 || cols == 0 || data.len() >= extent(rows, cols, row_stride), "a matrix outside its slice");
         Matrix { data, rows, cols, row_stride, col_stride: 1 }
     }
 
-    /// The transpose.
+    /// Returns the transpose.
     pub fn t(self) -> Self {
         Matrix { rows: self.cols, cols: self.rows, row_stride: self.col_stride, col_stride: self.row_stride, ..self }
     }
 
-    /// The rows `first..first + rows`.
+    /// Returns the rows `first..first + rows`.
+    ///
+    /// # Panics
+    /// If the matrix has fewer rows.
     pub fn rows_from(self, first: usize, rows: usize) -> Self {
         assert!(first <= self.rows && rows <= self.rows - first, "rows outside their matrix");
-        // Without columns no element is named, and the slice may end earlier.
+        // A matrix without columns has no elements, so its slice may end earlier.
         Matrix { data: &self.data[(first * self.row_stride).min(self.data.len())..], rows, ..self }
     }
 }
 
-/// Where the last row ends; sizes too large to count fit no slice.
+/// Index at which the last row ends. Saturated sizes fit no slice.
 fn extent(rows: usize, cols: usize, stride: usize) -> usize {
     (rows - 1).saturating_mul(stride).saturating_add(cols)
 }
 
-/// c = a·b, or c += a·b with `accumulate`; c dense, `a.rows` x `b.cols`, in one thread.
+/// Computes c = a·b, or c += a·b with `accumulate`, in one thread; c is dense, [a.rows, b.cols].
+///
+/// # Panics
+/// If the sizes do not match.
 pub fn matmul_serial(c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool) {
     let n = b.cols;
     matmul_strided(c, n, a, b, accumulate, 1.0);
 }
 
-/// c = s a·b (or c += s a·b), c with rows that begin `c_stride` apart, in one thread.
+/// Computes c = s a·b, or c += s a·b with `accumulate`, in one thread; rows of c begin `c_stride`
+/// apart.
+///
+/// # Panics
+/// If the sizes do not match.
 pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, s: f32) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert_eq!(k, b.rows, "inner sizes differ");
@@ -56,8 +74,8 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
         return;
     }
     assert!(c_stride >= n && c.len() >= extent(m, n, c_stride), "the product outside its slice");
-    // SAFETY: `Matrix` keeps every element (i, j) it names inside its slice, the assertion above does so for c, and c is
-    // borrowed alone.
+    // SAFETY: every element of a `Matrix` is inside its slice, those of c by the assertion above, and
+    // c is borrowed mutably.
     unsafe {
         gemm::gemm(
             m,
@@ -83,15 +101,19 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
     }
 }
 
-/// Rows a block: by the shape alone, never by the number of threads. An even number of blocks of 512 rows and more, since each packs the other
-/// factor anew; two at least.
-pub fn block_rows(m: usize) -> usize {
+/// Number of rows of a block, from the shape only. There is an even number of blocks, at least two;
+/// they have 512 rows or more if possible, since each packs the other factor again.
+fn block_rows(m: usize) -> usize {
     let pairs = (m / 1024).clamp(1, 32);
     m.div_ceil(2 * pairs).next_multiple_of(16)
 }
 
-/// c = a·b, or c += a·b with `accumulate`, in parallel over blocks of rows; `epilogue(first row, rows)` sees each block of c
-/// while it is in cache.
+/// Computes c = a·b, or c += a·b with `accumulate`, in parallel over blocks of rows.
+///
+/// Calls `epilogue(first row, rows)` for each block of c while it is in cache.
+///
+/// # Panics
+/// If the sizes do not match.
 pub fn matmul(c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, epilogue: impl Fn(usize, &mut [f32]) + Sync) {
     let (m, n) = (a.rows, b.cols);
     assert_eq!(c.len(), m * n, "the product has another size");
@@ -103,16 +125,12 @@ pub fn matmul(c: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, accumulate: bool, epi
     });
 }
 
-/// C[m, n] = A[m, k] · B[n, k]ᵀ, all dense, in parallel.
-pub fn matmul_nt(a: &[f32], b: &[f32], c: &mut [f32], m: usize, n: usize, k: usize) {
-    matmul(c, Matrix::new(a, m, k), Matrix::new(b, n, k).t(), false, |_, _| {});
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The middle columns of wider matrices, into the middle columns of a wider one that was NaN.
+    /// Multiplies the middle columns of wider matrices into the middle columns of a wider matrix of
+    /// NaN.
     #[test]
     fn strided_products_stay_within_their_columns() {
         for (m, n, k) in [(1, 1, 1), (1, 9, 5), (9, 1, 5), (17, 33, 3), (5, 7, 0), (37, 37, 64)] {
@@ -136,7 +154,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "a matrix outside its slice")]
-    fn a_stride_too_large_to_count_is_no_matrix() {
+    fn a_stride_that_overflows_is_refused() {
         Matrix::strided(&[0.0; 4], 2, 2, usize::MAX);
     }
 

@@ -1,23 +1,26 @@
-//! The six instructions of the AMX kernel for machines without it: what the CPU refuses is decoded and carried out as Intel's manual (volume 2)
-//! describes it, so that the kernel's instructions, addresses and loops can be tested anywhere.
+//! An emulator of the six AMX instructions of the kernel, for tests on machines without AMX.
+//!
+//! Instructions that the CPU refuses are decoded and executed as Intel's manual (volume 2) describes
+//! them, so that the kernel's instructions, addresses and loops can be tested anywhere.
 
-use crate::element::Number;
+use crate::element::Element;
+use half::bf16;
 use std::cell::UnsafeCell;
 
 const ROWS: usize = 16;
 const BYTES: usize = 64;
 
-/// Contents of the eight registers; of the one thread that runs the kernel.
+/// Contents of the eight registers of the only thread that runs the kernel.
 struct Registers(UnsafeCell<[[[u8; BYTES]; ROWS]; 8]>);
 
-// SAFETY: one test uses them, in one thread.
+// SAFETY: only one test uses them, in one thread.
 unsafe impl Sync for Registers {}
 
 static REGISTERS: Registers = Registers(UnsafeCell::new([[[0; BYTES]; ROWS]; 8]));
 
-/// From here on refused instructions of this process are emulated.
-pub(super) fn catch() {
-    // SAFETY: the handler has the signature that SA_SIGINFO asks for.
+/// Installs the emulator for refused instructions of this process.
+pub(super) fn install() {
+    // SAFETY: the handler has the signature that SA_SIGINFO requires.
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         action.sa_sigaction = on_refusal as *const () as usize;
@@ -27,20 +30,21 @@ pub(super) fn catch() {
 }
 
 extern "C" fn on_refusal(_signal: libc::c_int, _info: *mut libc::siginfo_t, context: *mut libc::c_void) {
-    // SAFETY: the kernel hands over the interrupted thread's registers; the bytes at the instruction pointer are code.
+    // SAFETY: the system passes the interrupted thread's registers; the bytes at the instruction
+    // pointer are code.
     unsafe {
         let registers = &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs;
         let at = registers[libc::REG_RIP as usize] as *const u8;
-        match carry_out(at, registers) {
+        match execute(at, registers) {
             Some(length) => registers[libc::REG_RIP as usize] += length as i64,
             None => {
-                libc::signal(libc::SIGILL, libc::SIG_DFL); // met again, it ends the process as it would have
+                libc::signal(libc::SIGILL, libc::SIG_DFL); // the next attempt ends the process
             }
         }
     }
 }
 
-/// A general register by its number in an instruction.
+/// Value of a general register by its number in an instruction.
 fn general(registers: &[i64; 23], number: u8) -> u64 {
     use libc::*;
     let order = [
@@ -50,9 +54,9 @@ fn general(registers: &[i64; 23], number: u8) -> u64 {
     registers[order[number as usize] as usize] as u64
 }
 
-/// Carries out the instruction and returns its length.
-unsafe fn carry_out(at: *const u8, registers: &[i64; 23]) -> Option<usize> {
-    // SAFETY: code is mapped well beyond the longest instruction but for the last bytes of a program.
+/// Executes the instruction and returns its length. `None` if it is not one of the six.
+unsafe fn execute(at: *const u8, registers: &[i64; 23]) -> Option<usize> {
+    // SAFETY: code is mapped beyond the longest instruction, except at the very end of a program.
     let code: &[u8; 12] = unsafe { &*at.cast() };
     let [0xc4, first, second, opcode, modrm, ..] = *code else { return None };
     let (extended_reg, extended_index, extended_base) = (!first >> 7 & 1, !first >> 6 & 1, !first >> 5 & 1);
@@ -61,7 +65,7 @@ unsafe fn carry_out(at: *const u8, registers: &[i64; 23]) -> Option<usize> {
     if first & 31 != 2 || extended_reg != 0 {
         return None;
     }
-    // SAFETY: one thread uses them.
+    // SAFETY: only one thread uses them.
     let tiles = unsafe { &mut *REGISTERS.0.get() };
     if mode == 3 {
         match (opcode, prefix) {
@@ -88,14 +92,14 @@ unsafe fn carry_out(at: *const u8, registers: &[i64; 23]) -> Option<usize> {
     let address = general(registers, base).wrapping_add(displacement as u64) as *mut u8;
     match (opcode, prefix) {
         (0x49, 0) => {
-            // SAFETY: 64 bytes of the kernel's configuration.
+            // SAFETY: the address is that of the kernel's configuration of 64 bytes.
             let configuration: &[u8; 64] = unsafe { &*address.cast() };
             let as_used = (0..8).all(|t| configuration[16 + 2 * t..][..2] == [64, 0] && configuration[48 + t] == 16);
             (configuration[0] == 1 && as_used).then_some(length)
         }
         (0x4b, 3 | 2) => {
             for (row, bytes) in tiles[reg as usize].iter_mut().enumerate() {
-                // SAFETY: as the instruction, whose addresses are what is under test.
+                // SAFETY: the same access as the instruction, whose addresses are under test.
                 let memory = unsafe { &mut *address.add(row * stride as usize).cast::<[u8; BYTES]>() };
                 if prefix == 3 { *bytes = *memory } else { *memory = *bytes }
             }
@@ -105,9 +109,10 @@ unsafe fn carry_out(at: *const u8, registers: &[i64; 23]) -> Option<usize> {
     }
 }
 
-/// c[m][n] += Σ over k of a[m][2k] b[k][2n] + a[m][2k + 1] b[k][2n + 1], a and b in bf16.
+/// Adds a·b to c in bf16: c[m][n] += Σ over k of a[m][2k] b[k][2n] + a[m][2k + 1] b[k][2n + 1].
 fn multiply(tiles: &mut [[[u8; BYTES]; ROWS]; 8], c: usize, a: usize, b: usize) {
-    let half = |tile: &[[u8; BYTES]; ROWS], row: usize, i: usize| u16::from_le_bytes([tile[row][2 * i], tile[row][2 * i + 1]]).single();
+    let half =
+        |tile: &[[u8; BYTES]; ROWS], row: usize, i: usize| Element::to_f32(bf16::from_le_bytes([tile[row][2 * i], tile[row][2 * i + 1]]));
     for m in 0..ROWS {
         for n in 0..BYTES / 4 {
             let place = 4 * n..4 * n + 4;

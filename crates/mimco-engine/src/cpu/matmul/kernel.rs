@@ -1,36 +1,25 @@
-//! The kernels: packed rows times one packed panel, chosen by what the CPU can do.
+//! The kernels: strips of rows times one packed panel.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 use super::amx;
+use super::layout::{PANEL, SIDE};
 use super::strips::Strips;
-use super::{Operand, PANEL, Panels, Precision, SIDE, Tile, Values, rows_of_product};
-use std::cell::RefCell;
-use std::sync::OnceLock;
+use crate::element::Precision;
 
-/// A way to multiply words in bf16; f32 has the loops alone, compiled for the widest vectors there are.
+/// Implementation of products in bf16. Products in f32 always use the portable loops.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), allow(dead_code, reason = "not every processor has them"))]
+#[cfg_attr(not(all(target_arch = "x86_64", target_os = "linux")), allow(dead_code, reason = "other processors lack the instructions"))]
 pub(super) enum Kernel {
-    /// AMX's matrix registers.
+    /// AMX, on matrix registers.
     Amx,
-    /// `vdpbf16ps` on registers of 16 words.
+    /// AVX512-BF16, `vdpbf16ps` on registers of 16 words.
     Avx512,
-    /// The halves of each word as two f32, in loops.
+    /// Loops that split each word into two f32, compiled for the widest vectors.
     Portable,
 }
 
 impl Kernel {
-    /// The fastest one that this machine runs, and runs right: the first use compares it with the portable loops.
-    pub fn best() -> Kernel {
-        static BEST: OnceLock<Kernel> = OnceLock::new();
-        *BEST.get_or_init(|| {
-            let plain = Kernel::Portable.sample();
-            let right = |kernel: &Kernel| kernel.sample().iter().zip(&plain).all(|(a, b)| (a - b).abs() < 1e-3);
-            Kernel::all().into_iter().find(right).unwrap_or(Kernel::Portable)
-        })
-    }
-
-    /// What bench figures call it.
+    /// Name in benchmark results.
     pub fn name(self) -> &'static str {
         match self {
             Kernel::Amx => "amx",
@@ -39,20 +28,7 @@ impl Kernel {
         }
     }
 
-    /// A product of 48 rows, 288 inner places (more than AMX takes in one turn) and 40 columns.
-    fn sample(self) -> Vec<f32> {
-        let (m, k, n) = (48, 288, 40);
-        let a: Vec<f32> = (0..m * k).map(|i| (i * 37 % 101) as f32 / 101.0).collect();
-        let b: Vec<f32> = (0..k * n).map(|i| (i * 53 % 97) as f32 / 97.0 - 0.5).collect();
-        let panels = Panels::new_serial(Operand::new(Values::F32(&b), k, n), Precision::Bf16);
-        let product = RefCell::new(Vec::with_capacity(m * n));
-        rows_of_product(self, Operand::new(Values::F32(&a), m, k).into(), &panels, 0..m, 0..2, k, &|mut tile: Tile<'_>| {
-            tile.rows().for_each(|row| product.borrow_mut().extend_from_slice(row));
-        });
-        product.into_inner()
-    }
-
-    /// Those that this machine runs, the fastest first.
+    /// Kernels that this machine runs, the fastest first.
     pub fn all() -> Vec<Kernel> {
         let mut all = Vec::new();
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -67,12 +43,13 @@ impl Kernel {
         all
     }
 
-    /// Whether tiles of the left factor must lie row by row.
-    pub fn wants_rows(self, precision: Precision) -> bool {
+    /// Whether the kernel reads the left factor only in row-major tiles.
+    pub fn needs_row_major(self, precision: Precision) -> bool {
         precision == Precision::Bf16 && self == Kernel::Amx
     }
 
-    /// product [rows, 32] = the rows times the panel; rows up to the next whole tile may be written.
+    /// Computes product [rows, 32] = the strips' rows times the panel. Rows up to the next multiple of
+    /// 16 may be written.
     pub fn tiles(self, precision: Precision, strips: &Strips<'_>, panel: &[u32], rows: usize, product: &mut [f32]) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if precision == Precision::Bf16 && self == Kernel::Amx {
@@ -80,7 +57,7 @@ impl Kernel {
         }
         for (i, product) in product.chunks_exact_mut(SIDE * PANEL).enumerate().take(rows.div_ceil(SIDE)) {
             match (precision, self) {
-                // SAFETY: chosen only where the CPU has the instructions.
+                // SAFETY: this kernel is chosen only if the processor has the instructions.
                 #[cfg(target_arch = "x86_64")]
                 (Precision::Bf16, Kernel::Avx512) => unsafe { avx512(strips, i, panel, rows - i * SIDE, product) },
                 (Precision::Bf16, _) => pulp::Arch::new().dispatch(Loops::<true> { strips, i, panel, product }),
@@ -90,7 +67,7 @@ impl Kernel {
     }
 }
 
-/// Sixteen rows in two halves of eight, each 16 sums of 16 columns in registers.
+/// Multiplies sixteen rows in two halves of eight, each by 16 registers of 16 sums.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
 fn avx512(strips: &Strips<'_>, i: usize, panel: &[u32], rows: usize, product: &mut [f32]) {
@@ -105,8 +82,8 @@ fn avx512(strips: &Strips<'_>, i: usize, panel: &[u32], rows: usize, product: &m
         let mut sums = [[_mm512_setzero_ps(); 2]; HALF];
         for (tile, panel) in panel.iter().enumerate() {
             for inner in 0..SIDE {
-                // SAFETY: the panel's tile has 512 words, of which 32 from 32 · inner are read; `Strips::from` has checked that the words of
-                // sixteen rows and of the panel's whole tiles lie in the strip.
+                // SAFETY: a slab has 512 words, of which 32 from 32 · inner are read. `Strips::from` has
+                // checked that the words of sixteen rows and of the panel's slabs are in the strip.
                 unsafe {
                     let b = [0, 16].map(|i| {
                         let words = _mm512_loadu_si512(panel.as_ptr().add(inner * PANEL + i).cast());
@@ -123,7 +100,7 @@ fn avx512(strips: &Strips<'_>, i: usize, panel: &[u32], rows: usize, product: &m
             }
         }
         for (product, sums) in product.as_chunks_mut::<PANEL>().0.iter_mut().zip(sums) {
-            // SAFETY: 32 numbers.
+            // SAFETY: a row of the product has 32 elements.
             unsafe {
                 _mm512_storeu_ps(product.as_mut_ptr(), sums[0]);
                 _mm512_storeu_ps(product.as_mut_ptr().add(16), sums[1]);
@@ -132,8 +109,8 @@ fn avx512(strips: &Strips<'_>, i: usize, panel: &[u32], rows: usize, product: &m
     }
 }
 
-/// Sums of `ROWS` rows by two registers of columns at a time, for as many vectors as the machine has; in bf16 the halves of a word are taken
-/// apart by a shift and a mask.
+/// Loops over `ROWS` rows by two registers of columns, for vectors of any width. In bf16 a word is
+/// split by a shift and a mask.
 struct Loops<'a, const BF16: bool> {
     strips: &'a Strips<'a>,
     i: usize,
@@ -173,7 +150,8 @@ impl<const BF16: bool> Loops<'_, BF16> {
                         let b = [panel[inner * registers + column], panel[inner * registers + column + 1]];
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let place = (group * ROWS + row) * self.strips.row + tile * self.strips.tile + inner * self.strips.inner;
-                            // SAFETY: `Strips::from` has checked that the words of sixteen rows and of the panel's whole tiles lie in the strip.
+                            // SAFETY: `Strips::from` has checked that the words of sixteen rows and of the
+                            // panel's slabs are in the strip.
                             let a = simd.splat_u32s(unsafe { *words.add(place) });
                             for i in 0..2 {
                                 sums[i] = if BF16 {

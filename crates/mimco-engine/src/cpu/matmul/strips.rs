@@ -1,19 +1,21 @@
-//! The left factor as the kernels read it: sixteen rows a strip.
+//! The left factor as the kernels read it, in strips of sixteen rows.
 
-use super::kernel::Kernel;
-use super::words::{TILE, along, transpose};
-use super::{Operand, PANEL, Panels, Precision, SIDE, Values};
+use super::layout::{PANEL, SIDE, SLAB, TILE};
+use super::operand::Operand;
+use super::panels::Panels;
+use super::words::{along, transpose};
 use crate::cpu::buffer::Buffer;
-use crate::element::Number;
-use crate::cpu::vector::wide;
+use crate::cpu::simd::with_simd;
+use crate::element::{Element, Precision, Values, per_word};
+use half::bf16;
 use std::ops::Range;
 
 /// The left factor of a product.
 #[derive(Clone, Copy)]
-pub enum Left<'a> {
-    /// Its rows.
+pub(crate) enum Left<'a> {
+    /// Row-major.
     Rows(Operand<'a>),
-    /// Its transpose in panels, whose columns are its rows.
+    /// Packed transpose, whose columns are the rows.
     Columns(&'a Panels),
 }
 
@@ -24,7 +26,7 @@ impl<'a> From<Operand<'a>> for Left<'a> {
 }
 
 impl Left<'_> {
-    /// Rows of the product.
+    /// Number of rows of the product.
     pub fn rows(&self) -> usize {
         match self {
             Left::Rows(rows) => rows.rows,
@@ -32,7 +34,7 @@ impl Left<'_> {
         }
     }
 
-    /// What is summed over.
+    /// Length of the inner dimension.
     pub fn inner(&self) -> usize {
         match self {
             Left::Rows(rows) => rows.columns,
@@ -41,7 +43,9 @@ impl Left<'_> {
     }
 }
 
-/// Word (row, inner) of strip i lies at
+/// Strips of words with strides.
+///
+/// Word (row, inner) of strip i is at
 /// (i / 2) · `pair` + (i % 2) · `odd` + row · `row` + (inner / 16) · `tile` + (inner % 16) · `inner`.
 pub(super) struct Strips<'a> {
     words: &'a [u32],
@@ -53,7 +57,8 @@ pub(super) struct Strips<'a> {
 }
 
 impl<'a> Strips<'a> {
-    /// The words of strip i on, of which a kernel may read its sixteen rows up to inner word `inner` - 1.
+    /// Returns the words from strip i on. A kernel may read its sixteen rows up to inner word
+    /// `inner` - 1.
     pub fn from(&self, i: usize, inner: usize) -> &[u32] {
         let words = &self.words[i / 2 * self.pair + i % 2 * self.odd..];
         let last = (SIDE - 1) * self.row + (inner / SIDE - 1) * self.tile + (SIDE - 1) * self.inner;
@@ -61,16 +66,19 @@ impl<'a> Strips<'a> {
         words
     }
 
-    /// Tiles of 16 x 16 words, `strip` words a strip.
+    /// Wraps tiles of 16 x 16 words, `strip` words to a strip.
     fn in_tiles(words: &'a [u32], strip: usize) -> Strips<'a> {
         Strips { words, pair: 2 * strip, odd: strip, row: SIDE, tile: TILE, inner: 1 }
     }
 }
 
-/// Rows (from a multiple of 32 on) and inner places of a in strips: as they lie where the kernel can read them so (then what follows the last row
-/// takes the place of the missing ones, whose sums nobody reads), else packed into tiles, with zeros beyond.
+/// Returns rows (from a multiple of 32 on) and inner elements of `a` as strips.
+///
+/// They are read in place if the layout allows it; then the words after the last row stand in for
+/// the missing rows of its strip, whose sums are not used. Else they are packed into tiles in
+/// `packed`, with zeros after the end. `row_major`: whether the kernel needs row-major tiles.
 pub(super) fn strips<'a>(
-    kernel: Kernel,
+    row_major: bool,
     precision: Precision,
     a: Left<'a>,
     rows: Range<usize>,
@@ -79,35 +87,38 @@ pub(super) fn strips<'a>(
 ) -> Strips<'a> {
     let tiles = inner.len().div_ceil(SIDE * precision.per_word());
     let count = rows.len().div_ceil(SIDE);
-    let mut room = |count: usize| {
+    let mut reserve = |count: usize| {
         if packed.len() < count * tiles * TILE {
-            *packed = Buffer::stale(count * tiles * TILE);
+            *packed = Buffer::uninit(count * tiles * TILE);
         }
     };
     match a {
         Left::Rows(a) => {
-            if let Some(strips) = as_they_lie(a, precision, &rows, &inner) {
+            if let Some(strips) = in_place(a, precision, &rows, &inner) {
                 return strips;
             }
-            room(count);
+            reserve(count);
             for (i, words) in packed.words_mut()[..count * tiles * TILE].chunks_exact_mut((tiles * TILE).max(1)).enumerate() {
                 let rows = rows.start + i * SIDE..(rows.start + (i + 1) * SIDE).min(rows.end);
                 match (a.values, precision) {
                     (Values::F32(values), Precision::F32) => pack::<f32, false>(a, values, rows, &inner, words),
                     (Values::F32(values), Precision::Bf16) => pack::<f32, true>(a, values, rows, &inner, words),
-                    (Values::Bf16(values), Precision::F32) => pack::<u16, false>(a, values, rows, &inner, words),
-                    (Values::Bf16(values), Precision::Bf16) => pack::<u16, true>(a, values, rows, &inner, words),
+                    (Values::Bf16(values), Precision::F32) => pack::<bf16, false>(a, values, rows, &inner, words),
+                    (Values::Bf16(values), Precision::Bf16) => pack::<bf16, true>(a, values, rows, &inner, words),
                 }
             }
         }
         Left::Columns(a) => {
-            assert!(rows.start.is_multiple_of(PANEL) && a.precision() == precision, "whole panels of the right factor's precision");
+            assert!(
+                rows.start.is_multiple_of(PANEL) && a.precision() == precision,
+                "rows from a whole panel on, in the precision of the right factor"
+            );
             let panel = a.panel_words(a.inner());
-            if !kernel.wants_rows(precision) {
+            if !row_major {
                 let words = if tiles == 0 { &[] } else { a.from(rows.start / PANEL, inner.start) };
-                return Strips { words, pair: panel, odd: SIDE, row: 1, tile: SIDE * PANEL, inner: PANEL };
+                return Strips { words, pair: panel, odd: SIDE, row: 1, tile: SLAB, inner: PANEL };
             }
-            room(count);
+            reserve(count);
             for (i, words) in packed.words_mut()[..count * tiles * TILE].chunks_exact_mut((tiles * TILE).max(1)).enumerate() {
                 let from = &a.from(rows.start / PANEL + i / 2, inner.start)[i % 2 * SIDE..];
                 let tiles = words.as_chunks_mut::<TILE>().0.iter_mut().enumerate();
@@ -118,7 +129,8 @@ pub(super) fn strips<'a>(
     Strips::in_tiles(&packed.words()[..count * tiles * TILE], tiles * TILE)
 }
 
-fn as_they_lie<'a>(a: Operand<'a>, precision: Precision, rows: &Range<usize>, inner: &Range<usize>) -> Option<Strips<'a>> {
+/// Returns the rows without a copy, if a kernel can read them in place.
+fn in_place<'a>(a: Operand<'a>, precision: Precision, rows: &Range<usize>, inner: &Range<usize>) -> Option<Strips<'a>> {
     let per = precision.per_word();
     let padded = inner.len().next_multiple_of(SIDE * per);
     let zeros = if inner.end == a.columns { a.zeros } else { 0 };
@@ -131,13 +143,13 @@ fn as_they_lie<'a>(a: Operand<'a>, precision: Precision, rows: &Range<usize>, in
     (end <= words.len()).then_some(Strips { words, pair: 2 * SIDE * row, odd: SIDE * row, row, tile: SIDE, inner: 1 })
 }
 
-/// One strip.
-fn pack<T: Number, const BF16: bool>(a: Operand<'_>, values: &[T], rows: Range<usize>, inner: &Range<usize>, words: &mut [u32]) {
-    wide(
+/// Packs one strip into tiles.
+fn pack<T: Element, const BF16: bool>(a: Operand<'_>, values: &[T], rows: Range<usize>, inner: &Range<usize>, words: &mut [u32]) {
+    with_simd(
         #[inline(always)]
         || {
             for (t, tile) in words.as_chunks_mut::<TILE>().0.iter_mut().enumerate() {
-                let width = SIDE * super::words::per_word(BF16);
+                let width = SIDE * per_word(BF16);
                 let inner = inner.start + t * width..(inner.start + (t + 1) * width).min(inner.end);
                 for (i, out) in tile.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
                     let row = rows.start + i;

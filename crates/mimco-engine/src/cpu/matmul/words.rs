@@ -1,51 +1,47 @@
-//! Elements as 32-bit words along the inner dimension: one f32, or two neighbours in bf16.
+//! Elements as 32-bit words along the inner dimension: one f32, or two neighbors in bf16.
 
-use super::{PANEL, SIDE};
-use crate::element::Number;
+#[cfg(test)]
+use super::layout::TILE;
+use super::layout::{PANEL, SIDE};
+use crate::element::Element;
+use half::bf16;
 
-/// Words of a tile of the left factor.
-pub(super) const TILE: usize = SIDE * SIDE;
-
-/// Elements in a word.
-pub(super) const fn per_word(bf16: bool) -> usize {
-    if bf16 { 2 } else { 1 }
-}
-
-/// The words along a row, zeros beyond its end.
+/// Packs a row into words along it, with zeros after its end.
 #[inline(always)]
-pub(super) fn along<T: Number, const BF16: bool>(row: &[T], out: &mut [u32; SIDE]) {
+pub(super) fn along<T: Element, const BF16: bool>(row: &[T], out: &mut [u32; SIDE]) {
     if BF16 {
         let whole = <&[T; 2 * SIDE]>::try_from(row).copied().unwrap_or_else(|_| padded(row));
-        *bytemuck::cast_mut::<_, [u16; 2 * SIDE]>(out) = T::halves(&whole);
+        *bytemuck::cast_mut::<_, [bf16; 2 * SIDE]>(out) = T::to_bf16_array(&whole);
     } else {
         let whole = <&[T; SIDE]>::try_from(row).copied().unwrap_or_else(|_| padded(row));
-        out.iter_mut().zip(whole).for_each(|(out, v)| *out = v.single().to_bits());
+        out.iter_mut().zip(whole).for_each(|(out, v)| *out = v.to_f32().to_bits());
     }
 }
 
-/// The words of two rows (in f32 of the upper one alone) under each of 32 columns, zeros beyond the last.
+/// Packs two rows (in f32 only the upper one) into a word for each of 32 columns, with zeros after
+/// the last.
 #[inline(always)]
-pub(super) fn across<T: Number, const BF16: bool>(upper: &[T], lower: &[T], out: &mut [u32; PANEL]) {
+pub(super) fn across<T: Element, const BF16: bool>(upper: &[T], lower: &[T], out: &mut [u32; PANEL]) {
     let whole = |row: &[T]| <&[T; PANEL]>::try_from(row).copied().unwrap_or_else(|_| padded(row));
     let upper = whole(upper);
     if BF16 {
-        let (upper, lower) = (T::halves(&upper), T::halves(&whole(lower)));
+        let (upper, lower) = (T::to_bf16_array(&upper), T::to_bf16_array(&whole(lower)));
         for (c, out) in out.iter_mut().enumerate() {
-            *out = upper[c] as u32 | (lower[c] as u32) << 16;
+            *out = upper[c].to_bits() as u32 | (lower[c].to_bits() as u32) << 16;
         }
     } else {
-        out.iter_mut().zip(upper).for_each(|(out, v)| *out = v.single().to_bits());
+        out.iter_mut().zip(upper).for_each(|(out, v)| *out = v.to_f32().to_bits());
     }
 }
 
 #[inline(always)]
-fn padded<T: Number, const N: usize>(row: &[T]) -> [T; N] {
+fn padded<T: Element, const N: usize>(row: &[T]) -> [T; N] {
     let mut padded = [T::zeroed(); N];
     padded[..row.len()].copy_from_slice(row);
     padded
 }
 
-/// out[c][r] = from[r][c] for 16 rows of 16 words that begin `stride` apart.
+/// Transposes 16 rows of 16 words: out[c][r] = from[r][c], with rows `stride` and `out_stride` apart.
 #[inline(always)]
 pub(super) fn transpose(from: &[u32], stride: usize, out: &mut [u32], out_stride: usize) {
     let last = (SIDE - 1) * stride + SIDE - 1;
@@ -53,7 +49,7 @@ pub(super) fn transpose(from: &[u32], stride: usize, out: &mut [u32], out_stride
     assert!(last < from.len() && out_last < out.len(), "a tile outside its words");
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
-        // SAFETY: just found; the words were looked at above.
+        // SAFETY: the processor has AVX-512; the assertion covers the words.
         return unsafe { transpose_in_registers(from.as_ptr(), stride, out.as_mut_ptr(), out_stride) };
     }
     for row in 0..SIDE {
@@ -64,15 +60,15 @@ pub(super) fn transpose(from: &[u32], stride: usize, out: &mut [u32], out_stride
 }
 
 /// # Safety
-/// Sixteen rows of sixteen words lie at each pointer.
+/// Each pointer has sixteen rows of sixteen words, `stride` and `out_stride` apart.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn transpose_in_registers(from: *const u32, stride: usize, out: *mut u32, out_stride: usize) {
     use std::arch::x86_64::*;
-    // SAFETY: the caller's promise.
+    // SAFETY: ensured by the caller.
     let rows: [__m512i; SIDE] = std::array::from_fn(|row| unsafe { _mm512_loadu_si512(from.add(row * stride).cast()) });
     let mut quads = [_mm512_setzero_si512(); SIDE];
-    // Four rows at a time: the quarter q of quads[4 g + j] becomes column 4 q + j of the rows 4 g..4 g + 4.
+    // Four rows at a time: quarter q of quads[4 g + j] becomes column 4 q + j of rows 4 g..4 g + 4.
     for g in 0..4 {
         let [a, b, c, d] = [rows[4 * g], rows[4 * g + 1], rows[4 * g + 2], rows[4 * g + 3]];
         let (ab_low, ab_high) = (_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -83,7 +79,7 @@ unsafe fn transpose_in_registers(from: *const u32, stride: usize, out: *mut u32,
         quads[4 * g + 3] = _mm512_unpackhi_epi64(ab_high, cd_high);
     }
     for j in 0..4 {
-        // The even quarters of two groups, and the odd ones; then those of both pairs of groups.
+        // The even and the odd quarters of two groups, then those of both pairs of groups.
         let (even, odd) = (_mm512_shuffle_i32x4::<0x88>(quads[j], quads[4 + j]), _mm512_shuffle_i32x4::<0xdd>(quads[j], quads[4 + j]));
         let (even2, odd2) =
             (_mm512_shuffle_i32x4::<0x88>(quads[8 + j], quads[12 + j]), _mm512_shuffle_i32x4::<0xdd>(quads[8 + j], quads[12 + j]));
@@ -94,7 +90,7 @@ unsafe fn transpose_in_registers(from: *const u32, stride: usize, out: *mut u32,
             (12 + j, _mm512_shuffle_i32x4::<0xdd>(odd, odd2)),
         ];
         for (column, words) in columns {
-            // SAFETY: the caller's promise.
+            // SAFETY: ensured by the caller.
             unsafe { _mm512_storeu_si512(out.add(column * out_stride).cast(), words) };
         }
     }
@@ -105,12 +101,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tile_is_turned() {
+    fn a_tile_is_transposed() {
         for (stride, out_stride) in [(16, 16), (32, 16), (17, 40)] {
             let from: Vec<u32> = (0..15 * stride as u32 + 16).collect();
             let mut out = vec![0; 15 * out_stride + 16];
             transpose(&from, stride, &mut out, out_stride);
-            assert!((0..256).all(|i| out[i % 16 * out_stride + i / 16] == from[i / 16 * stride + i % 16]));
+            assert!((0..TILE).all(|i| out[i % 16 * out_stride + i / 16] == from[i / 16 * stride + i % 16]));
         }
     }
 }

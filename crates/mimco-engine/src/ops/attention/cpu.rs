@@ -1,57 +1,52 @@
-//! Multi-head self-attention over packed tokens: softmax(q kᵀ / sqrt(d)) v for each image and head, kept in cache.
+//! Attention on the CPU: scores of some rows of one head at a time stay in cache.
 //!
-//! qkv [rows, 3 · width], a row holding q, k, v and within each the heads one after the other, as timm packs them; image i owns
-//! the rows `offsets[i]..offsets[i + 1]`, so images may have any number of tokens. Products are in the parameters' precision, the softmax in f32,
-//! the result in qkv's precision. Scores live for some rows of one head at a time; the backward pass computes them again from what the softmax
-//! left of each row, its largest score and its sum: that is cheaper than the memory they would fill.
+//! The backward pass computes the scores again from the largest score and the sum of each row, which
+//! costs less than their memory.
 
-use crate::ops::check_offsets;
-use crate::ops::support::cpu::rows::Rows;
 use crate::cpu::buffer::Buffer;
-use crate::element::Number;
-use crate::cpu::matmul::{Left, Operand, PANEL, Panels, Precision, Tile, Values, product_in_sheets, product_serial};
-use crate::cpu::threads::{Parts, parallel};
-use crate::cpu::vector::{Lanes, combine, exp, wide};
-use crate::{Tape, Tensor, Var};
+use crate::cpu::matmul::{Left, Operand, PANEL, Panels, Tile, product_in_sheets, product_serial};
+use crate::cpu::rows::RowWriter;
+use crate::cpu::simd::with_simd;
+use crate::cpu::threads::{DisjointSlices, parallel};
+use crate::cpu::vector::{Lanes, combine, exp};
+use crate::element::{Element, Precision, Values};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
+use half::bf16;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Query tokens at a time: few enough for their scores to stay in the first-level cache, or close to it where an image has many tokens.
+/// Number of query tokens processed at a time: few enough for their scores to stay in the first-level
+/// cache, or close to it for images of many tokens.
 const ROWS: usize = 32;
 
-impl Tape<'_> {
-    /// qkv [rows, 3 · width], offsets [images + 1] -> [rows, width].
-    pub fn attention(&mut self, qkv: &Var, offsets: &Arc<[usize]>, heads: usize) -> Var {
-        let (rows, width) = (qkv.value.rows(), qkv.value.width() / 3);
-        assert_eq!(qkv.value.width(), 3 * width, "a row holds q, k and v");
-        assert_eq!(width % heads, 0, "heads divide the width");
-        check_offsets(offsets, rows);
-        let precision = self.precision();
-        let mut y = Tensor::stale_in(qkv.value.precision(), [rows, width]);
-        let mut softmax = Tensor::stale([rows, heads, 2]); // the largest score and 1 / sum of each row of scores
+pub(super) fn attention(tape: &mut Tape<'_>, qkv: &Var, offsets: &Arc<[usize]>, heads: usize) -> Var {
+    let (rows, width) = (qkv.value.rows(), qkv.value.width() / 3);
+    let precision = tape.precision();
+    let mut y = Tensor::uninit_in(qkv.value.precision(), [rows, width]);
+    let mut softmax = Tensor::uninit([rows, heads, 2]); // largest score and 1 / sum of each row of scores
+    {
+        let (y, softmax) = (RowWriter::new(&mut y), DisjointSlices::new(softmax.data_mut()));
+        for_each_head(&qkv.value, precision, offsets, heads, |head| match precision {
+            Precision::F32 => head.forward::<f32>(&y, &softmax),
+            Precision::Bf16 => head.forward::<bf16>(&y, &softmax),
+        });
+    }
+    if !tape.wants_gradient(&[qkv], &[]) {
+        return Var::constant(y);
+    }
+    let (qkv, offsets) = (qkv.clone(), offsets.clone());
+    tape.record(y, move |dy, pass| {
+        let mut dqkv = Tensor::uninit_in(qkv.value.precision(), qkv.value.dims());
         {
-            let (y, softmax) = (Rows::of(&mut y), Parts::new(softmax.data_mut()));
-            for_each_head(&qkv.value, precision, offsets, heads, |head| match precision {
-                Precision::F32 => head.forward::<f32>(&y, &softmax),
-                Precision::Bf16 => head.forward::<u16>(&y, &softmax),
+            let dqkv = RowWriter::new(&mut dqkv);
+            for_each_head(&qkv.value, precision, &offsets, heads, |head| match precision {
+                Precision::F32 => head.backward::<f32>(&dy, softmax.data(), &dqkv),
+                Precision::Bf16 => head.backward::<bf16>(&dy, softmax.data(), &dqkv),
             });
         }
-        if !self.wants_gradient(&[qkv], &[]) {
-            return Var::constant(y);
-        }
-        let (qkv, offsets) = (qkv.clone(), offsets.clone());
-        self.record(y, move |dy, pass| {
-            let mut dqkv = Tensor::stale_in(qkv.value.precision(), qkv.value.dims());
-            {
-                let dqkv = Rows::of(&mut dqkv);
-                for_each_head(&qkv.value, precision, &offsets, heads, |head| match precision {
-                    Precision::F32 => head.backward::<f32>(&dy, softmax.data(), &dqkv),
-                    Precision::Bf16 => head.backward::<u16>(&dy, softmax.data(), &dqkv),
-                });
-            }
-            pass.add(qkv.node(), dqkv);
-        })
-    }
+        pass.add(qkv.node(), dqkv);
+    })
 }
 
 /// One head of one image.
@@ -62,12 +57,14 @@ struct Head<'a> {
     /// First row of the image.
     row: usize,
     tokens: usize,
-    /// Which head, of how many.
+    /// Index of the head.
     index: usize,
+    /// Number of heads.
     heads: usize,
 }
 
-/// The heads of an image are one block: they share the rows of qkv.
+/// Runs `work` for each head of each image. The heads of an image are one block of work, since they
+/// share the rows of qkv.
 fn for_each_head(qkv: &Tensor, precision: Precision, offsets: &[usize], heads: usize, work: impl Fn(Head<'_>) + Sync) {
     let width = qkv.width() / 3;
     parallel(offsets.len() - 1, |image| {
@@ -81,7 +78,8 @@ fn for_each_head(qkv: &Tensor, precision: Precision, offsets: &[usize], heads: u
     });
 }
 
-/// Some rows of scores as a product leaves them, and as the next one reads them, in numbers of the products' precision.
+/// Some rows of scores: in sheets, as a product writes them, and in rows of the products' precision,
+/// as the next product reads them.
 struct Scores {
     sheets: Buffer,
     rows: Buffer,
@@ -89,20 +87,20 @@ struct Scores {
 }
 
 impl Scores {
-    fn stale(head: &Head<'_>) -> Scores {
+    fn uninit(head: &Head<'_>) -> Scores {
         let len = head.tokens.next_multiple_of(PANEL);
-        Scores { sheets: Buffer::stale(ROWS * len), rows: Buffer::stale(ROWS * len), len }
+        Scores { sheets: Buffer::uninit(ROWS * len), rows: Buffer::uninit(ROWS * len), len }
     }
 
-    /// The product's rows, by sheets of 32 columns.
-    fn of(&mut self, a: Operand<'_>, b: &Panels, rows: usize) {
+    /// Computes a·b in sheets.
+    fn compute(&mut self, a: Operand<'_>, b: &Panels, rows: usize) {
         let sheet = rows.next_multiple_of(16) * PANEL;
         product_in_sheets(a, b, &mut self.sheets[..self.len / PANEL * sheet]);
     }
 }
 
 impl<'a> Head<'a> {
-    /// Width of a head.
+    /// Width of the head.
     fn size(&self) -> usize {
         self.width / self.heads
     }
@@ -111,41 +109,42 @@ impl<'a> Head<'a> {
         1.0 / (self.size() as f32).sqrt()
     }
 
-    /// Tokens of q, k or v: [tokens, size].
+    /// Some tokens of q (0), k (1) or v (2), [tokens, size].
     fn part(&self, which: usize, tokens: Range<usize>) -> Operand<'a> {
         self.rows_of(self.qkv, 3 * self.width, which * self.width, tokens)
     }
 
-    /// Tokens of this head's columns in a tensor of `stride` columns, in which the heads begin at `first`.
+    /// Some tokens of this head's columns in a tensor of `stride` columns whose heads begin at column
+    /// `first`.
     fn rows_of<'v>(&self, values: Values<'v>, stride: usize, first: usize, tokens: Range<usize>) -> Operand<'v> {
         let start = (self.row + tokens.start) * stride + first + self.index * self.size();
         Operand::strided(values.from(start), tokens.len(), self.size(), stride)
     }
 
-    /// The tokens, some at a time.
+    /// Blocks of query tokens.
     fn blocks(&self) -> impl Iterator<Item = Range<usize>> {
         let tokens = self.tokens;
         (0..tokens).step_by(ROWS).map(move |first| first..(first + ROWS).min(tokens))
     }
 
-    /// Where the softmax of a token's scores is kept.
-    fn place(&self, token: usize) -> usize {
+    /// Index of a token's largest score and sum in the kept softmax.
+    fn softmax_index(&self, token: usize) -> usize {
         2 * ((self.row + token) * self.heads + self.index)
     }
 
-    fn forward<T: Number>(&self, y: &Rows<'_>, softmax: &Parts<'_, f32>) {
+    fn forward<T: Element>(&self, y: &RowWriter<'_>, softmax: &DisjointSlices<'_, f32>) {
         let k = Panels::of_transpose_serial(self.part(1, 0..self.tokens), self.precision);
         let v = Panels::new_serial(self.part(2, 0..self.tokens), self.precision);
-        let mut scores = Scores::stale(self);
+        let mut scores = Scores::uninit(self);
         let mut inverse = [0.0; ROWS];
         for tokens in self.blocks() {
-            scores.of(self.part(0, tokens.clone()), &k, tokens.len());
+            scores.compute(self.part(0, tokens.clone()), &k, tokens.len());
             let (len, rows) = (scores.len, bytemuck::cast_slice_mut::<_, T>(&mut scores.rows));
             for (i, (token, rows)) in tokens.clone().zip(rows.chunks_exact_mut(len)).enumerate() {
                 let row = ScoreRow { sheets: &mut scores.sheets, row: i, rows: tokens.len(), tokens: self.tokens };
-                // SAFETY: each token's own.
-                let kept = unsafe { softmax.part(self.place(token), 2) };
-                wide(
+                // SAFETY: each token has its own elements.
+                let kept = unsafe { softmax.part(self.softmax_index(token), 2) };
+                with_simd(
                     #[inline(always)]
                     || row.softmax(self.scale(), rows, kept),
                 );
@@ -157,42 +156,43 @@ impl<'a> Head<'a> {
                     #[inline(always)]
                     |i, column, values| {
                         values.iter_mut().for_each(|v| *v *= inverse[i]);
-                        // SAFETY: a row of this image alone, columns of this head alone; images do not overlap (`check_offsets`).
-                        unsafe { y.put(self.row + tokens.start + i, self.index * self.size() + column, values) };
+                        // SAFETY: a row of this image, columns of this head; images do not overlap
+                        // (`check_offsets`).
+                        unsafe { y.write(self.row + tokens.start + i, self.index * self.size() + column, values) };
                     },
                 );
             });
         }
     }
 
-    /// With P the probabilities: dV = Pᵀ dO; dS = P (dP - Σ P dP), dP = dO Vᵀ; dQ = dS K / sqrt(d); dK = dSᵀ Q / sqrt(d).
-    fn backward<T: Number>(&self, dy: &Tensor, softmax: &[f32], dqkv: &Rows<'_>) {
+    /// Computes the gradients of q, k and v. With P the probabilities: dV = Pᵀ dO; dS = P (dP - Σ P dP), dP = dO Vᵀ; dQ = dS K / sqrt(d); dK = dSᵀ Q / sqrt(d).
+    fn backward<T: Element>(&self, dy: &Tensor, softmax: &[f32], dqkv: &RowWriter<'_>) {
         let all = 0..self.tokens;
         let d = |tokens| self.rows_of(dy.values(), self.width, 0, tokens);
         let k_columns = Panels::of_transpose_serial(self.part(1, all.clone()), self.precision);
         let v_columns = Panels::of_transpose_serial(self.part(2, all.clone()), self.precision);
         let k = Panels::new_serial(self.part(1, all.clone()), self.precision);
-        let [mut p, mut ds] = [0, 1].map(|_| Panels::stale(self.tokens, self.tokens, self.precision));
-        let [mut scores, mut dscores] = [Scores::stale(self), Scores::stale(self)];
-        let put = |which: usize, first: usize, scale: f32, mut tile: Tile<'_>| {
+        let [mut p, mut ds] = [0, 1].map(|_| Panels::uninit(self.tokens, self.tokens, self.precision));
+        let [mut scores, mut dscores] = [Scores::uninit(self), Scores::uninit(self)];
+        let write = |which: usize, first: usize, scale: f32, mut tile: Tile<'_>| {
             tile.each_row(
                 #[inline(always)]
                 |i, column, values| {
                     values.iter_mut().for_each(|v| *v *= scale);
-                    // SAFETY: a row of this image alone, columns of this head alone, and of one of q, k, v at a time.
-                    unsafe { dqkv.put(self.row + first + i, which * self.width + self.index * self.size() + column, values) };
+                    // SAFETY: a row of this image, columns of this head, and of one of q, k, v at a time.
+                    unsafe { dqkv.write(self.row + first + i, which * self.width + self.index * self.size() + column, values) };
                 },
             );
         };
         for tokens in self.blocks() {
             let count = tokens.len();
-            scores.of(self.part(0, tokens.clone()), &k_columns, count);
-            dscores.of(d(tokens.clone()), &v_columns, count);
+            scores.compute(self.part(0, tokens.clone()), &k_columns, count);
+            dscores.compute(d(tokens.clone()), &v_columns, count);
             for (i, token) in tokens.clone().enumerate() {
                 let row = ScoreRow { sheets: &mut scores.sheets, row: i, rows: count, tokens: self.tokens };
                 let drow = ScoreRow { sheets: &mut dscores.sheets, row: i, rows: count, tokens: self.tokens };
-                let kept = &softmax[self.place(token)..][..2];
-                wide(
+                let kept = &softmax[self.softmax_index(token)..][..2];
+                with_simd(
                     #[inline(always)]
                     || row.backward(self.scale(), kept, drow),
                 );
@@ -201,32 +201,33 @@ impl<'a> Head<'a> {
             let rows = bytemuck::cast_slice_mut::<_, T>(&mut dscores.rows);
             let sheet = count.next_multiple_of(16) * PANEL;
             {
-                let (p, ds) = (p.rows_mut(), ds.rows_mut());
-                wide(
+                let (p, ds) = (p.writer(), ds.writer());
+                with_simd(
                     #[inline(always)]
                     || {
                         for (sheet, column) in (0..len).step_by(PANEL).map(|column| (column / PANEL * sheet, column)) {
                             for i in (0..count).step_by(2) {
                                 let pair = |sheets: &Buffer| [0, 1].map(|j| sheets[sheet + (i + j) * PANEL..].as_chunks::<PANEL>().0[0]);
                                 let ([p0, p1], [d0, d1]) = (pair(&scores.sheets), pair(&dscores.sheets));
-                                // SAFETY: this thread's own panels; pairs of rows one after the other.
+                                // SAFETY: the panels belong to this thread, which writes pairs of rows one
+                                // after the other.
                                 unsafe {
-                                    p.put(tokens.start + i, column, &p0, &p1);
-                                    ds.put(tokens.start + i, column, &d0, &d1);
+                                    p.write(tokens.start + i, column, &p0, &p1);
+                                    ds.write(tokens.start + i, column, &d0, &d1);
                                 }
-                                T::store(&mut rows[i * len + column..][..PANEL], &d0);
-                                T::store(&mut rows[(i + 1) * len + column..][..PANEL], &d1);
+                                T::convert_from(&mut rows[i * len + column..][..PANEL], &d0);
+                                T::convert_from(&mut rows[(i + 1) * len + column..][..PANEL], &d1);
                             }
                         }
                     },
                 );
             }
             let rows = Operand::with_zeros(T::values(rows), count, self.tokens, len);
-            product_serial(rows, &k, |tile| put(0, tokens.start, self.scale(), tile));
+            product_serial(rows, &k, |tile| write(0, tokens.start, self.scale(), tile));
         }
         let q = Panels::new_serial(self.part(0, all.clone()), self.precision);
-        product_serial(Left::Columns(&ds), &q, |tile| put(1, 0, self.scale(), tile));
-        product_serial(Left::Columns(&p), &Panels::new_serial(d(all), self.precision), |tile| put(2, 0, 1.0, tile));
+        product_serial(Left::Columns(&ds), &q, |tile| write(1, 0, self.scale(), tile));
+        product_serial(Left::Columns(&p), &Panels::new_serial(d(all), self.precision), |tile| write(2, 0, 1.0, tile));
     }
 }
 
@@ -235,7 +236,7 @@ struct ScoreRow<'a> {
     sheets: &'a mut [f32],
     row: usize,
     rows: usize,
-    /// Scores that count; those beyond come out as 0.
+    /// Number of scores in the row; the elements after them become 0.
     tokens: usize,
 }
 
@@ -253,12 +254,12 @@ impl ScoreRow<'_> {
         0..self.tokens.div_ceil(PANEL)
     }
 
-    /// exp(scale (s - max)) into `out`, not yet divided by its sum; max and 1 / sum into `kept`.
+    /// Writes exp(scale (s - max)), not divided by its sum, to `out`, and max and 1 / sum to `kept`.
     #[inline(always)]
-    fn softmax<T: Number>(mut self, scale: f32, out: &mut [T], kept: &mut [f32]) {
+    fn softmax<T: Element>(mut self, scale: f32, out: &mut [T], kept: &mut [f32]) {
         let last = self.tokens.div_ceil(PANEL) - 1;
-        let beyond = self.tokens - last * PANEL;
-        self.chunk(last)[beyond..].fill(f32::NEG_INFINITY);
+        let after_end = self.tokens - last * PANEL;
+        self.chunk(last)[after_end..].fill(f32::NEG_INFINITY);
         let mut top = Lanes::of(f32::NEG_INFINITY);
         for sheet in self.sheets() {
             top.each(self.chunk(sheet), |top, s| if s > top { s } else { top });
@@ -269,26 +270,26 @@ impl ScoreRow<'_> {
             let chunk = self.chunk(sheet);
             exponentials(chunk, scale, top, 1.0);
             if sheet == last {
-                chunk[beyond..].fill(0.0);
+                chunk[after_end..].fill(0.0);
             }
             sum.each(chunk, |sum, e| sum + e);
-            T::store(&mut out[sheet * PANEL..][..PANEL], chunk);
+            T::convert_from(&mut out[sheet * PANEL..][..PANEL], chunk);
         }
         kept.copy_from_slice(&[top, 1.0 / sum.fold(|a, b| a + b)]);
     }
 
-    /// self: s becomes P = exp(scale (s - max)) / sum; d: dP becomes P (dP - Σ P dP).
+    /// Turns s into P = exp(scale (s - max)) / sum, and dP in `d` into P (dP - Σ P dP).
     #[inline(always)]
     fn backward(mut self, scale: f32, kept: &[f32], mut d: ScoreRow<'_>) {
         let (top, inverse) = (kept[0], kept[1]);
         let last = self.tokens.div_ceil(PANEL) - 1;
-        let beyond = self.tokens - last * PANEL;
+        let after_end = self.tokens - last * PANEL;
         let mut delta = Lanes::of(0.0);
         for sheet in self.sheets() {
             let (p, d) = (self.chunk(sheet), d.chunk(sheet));
             exponentials(p, scale, top, inverse);
             if sheet == last {
-                p[beyond..].fill(0.0);
+                p[after_end..].fill(0.0);
             }
             let mut products = *p;
             combine(&mut products, d, |p, d| p * d);
@@ -302,7 +303,7 @@ impl ScoreRow<'_> {
     }
 }
 
-/// s = factor · exp(scale (s - top)).
+/// Sets s = factor · exp(scale (s - top)).
 #[inline(always)]
 fn exponentials(scores: &mut [f32; PANEL], scale: f32, top: f32, factor: f32) {
     for scores in scores.as_chunks_mut::<16>().0 {

@@ -1,33 +1,30 @@
-//! Mean absolute difference between a prediction and a constant target of the same size.
+//! Mean absolute difference on the CPU.
 
-use crate::{Tape, Tensor, Var};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 
-impl Tape<'_> {
-    /// prediction and target [rows, width] -> a scalar, mean |prediction - target|; 0 over no row.
-    pub fn l1(&mut self, prediction: &Var, target: &Tensor) -> Var {
-        let (p, t) = (prediction.value.data(), target.data());
-        assert_eq!(p.len(), t.len(), "prediction and target differ in size");
-        let n = p.len().max(1) as f64;
-        let total: f64 = p.iter().zip(t).map(|(p, t)| (p - t).abs() as f64).sum();
-        let loss = Tensor::scalar((total / n) as f32);
-        if !self.wants_gradient(&[prediction], &[]) {
-            return Var::constant(loss);
-        }
-        let (prediction, target) = (prediction.clone(), target.clone());
-        self.record(loss, move |d, pass| {
-            let share = d.item() / n as f32;
-            let mut gradient = Tensor::stale(prediction.value.dims());
-            let pairs = prediction.value.data().iter().zip(target.data());
-            for (g, (p, t)) in gradient.data_mut().iter_mut().zip(pairs) {
-                *g = if p > t {
-                    share
-                } else if p < t {
-                    -share
-                } else {
-                    p - t // 0, or NaN, which must not be lost
-                };
-            }
-            pass.add(prediction.node(), gradient);
-        })
+pub(super) fn l1(tape: &mut Tape<'_>, prediction: &Var, target: &Tensor) -> Var {
+    let (p, t) = (prediction.value.data(), target.data());
+    let n = p.len().max(1) as f64;
+    let total: f64 = p.iter().zip(t).map(|(p, t)| (p - t).abs() as f64).sum();
+    let loss = Tensor::scalar((total / n) as f32);
+    if !tape.wants_gradient(&[prediction], &[]) {
+        return Var::constant(loss);
     }
+    let (prediction, target) = (prediction.clone(), target.clone());
+    tape.record(loss, move |d, pass| {
+        let weight = d.data()[0] / n as f32;
+        let mut gradient = Tensor::uninit(prediction.value.dims());
+        let pairs = prediction.value.data().iter().zip(target.data());
+        for (g, (p, t)) in gradient.data_mut().iter_mut().zip(pairs) {
+            *g = if p > t {
+                weight
+            } else if p < t {
+                -weight
+            } else {
+                p - t // 0, or NaN, which is kept
+            };
+        }
+        pass.add(prediction.node(), gradient);
+    })
 }

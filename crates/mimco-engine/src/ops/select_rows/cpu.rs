@@ -1,68 +1,36 @@
-//! From token rows to features: chosen rows (class tokens, masked patches), or the mean of each image's patch tokens.
+//! The selection of rows on the CPU.
 
-use crate::element::Number;
-use crate::cpu::matmul::Values;
 use crate::cpu::threads::for_each_chunk;
-use crate::cpu::vector::{add, add_scaled};
-use crate::tensor::ValuesMut;
-use crate::{Tape, Tensor, Var};
+use crate::cpu::vector::add;
+use crate::element::{Element, Values, ValuesMut};
+use crate::tape::{Tape, Var};
+use crate::tensor::Tensor;
 use std::sync::Arc;
 
-use crate::ops::check_offsets;
+pub(super) fn select_rows(x: &Tensor, indices: &[usize]) -> Tensor {
+    let mut y = Tensor::uninit_in(x.precision(), [indices.len(), x.width()]);
+    match (x.values(), y.values_mut()) {
+        (Values::F32(x), ValuesMut::F32(y)) => copy_rows(x, indices, y),
+        (Values::Bf16(x), ValuesMut::Bf16(y)) => copy_rows(x, indices, y),
+        _ => unreachable!("x and y have one precision"),
+    }
+    y
+}
 
-fn copy_rows<T: Number>(x: &[T], indices: &[usize], y: &mut [T]) {
+fn copy_rows<T: Element>(x: &[T], indices: &[usize], y: &mut [T]) {
     let width = y.len() / indices.len().max(1);
     for_each_chunk(y, width, |i, y| y.copy_from_slice(&x[indices[i] * width..][..width]));
 }
 
-impl Tape<'_> {
-    /// x [rows, width] -> [indices, width], row `indices[i]` of x in row i.
-    pub fn select_rows(&mut self, x: &Var, indices: &Arc<[usize]>) -> Var {
-        let width = x.value.width();
-        let mut y = Tensor::stale_in(x.value.precision(), [indices.len(), width]);
-        match (x.value.values(), y.values_mut()) {
-            (Values::F32(x), ValuesMut::F32(y)) => copy_rows(x, indices, y),
-            (Values::Bf16(x), ValuesMut::Bf16(y)) => copy_rows(x, indices, y),
-            _ => unreachable!("a copy has the precision of what it copies"),
+/// Records the selection `y` of rows of x.
+pub(super) fn record(tape: &mut Tape<'_>, x: &Var, indices: &Arc<[usize]>, y: Tensor) -> Var {
+    let (node, shape, width, indices) = (x.node(), x.value.dims().to_vec(), x.value.width(), indices.clone());
+    tape.record(y, move |dy, pass| {
+        let mut dx = Tensor::zeros(&shape[..]);
+        let data = dx.data_mut();
+        for (dy, &row) in dy.to_host().chunks_exact(width).zip(&indices[..]) {
+            add(&mut data[row * width..][..width], dy);
         }
-        if !self.wants_gradient(&[x], &[]) {
-            return Var::constant(y);
-        }
-        let (node, shape, indices) = (x.node(), x.value.dims().to_vec(), indices.clone());
-        self.record(y, move |dy, pass| {
-            let mut dx = Tensor::zeros(&shape[..]);
-            let data = dx.data_mut();
-            for (dy, &row) in dy.to_f32().data().chunks_exact(width).zip(&indices[..]) {
-                add(&mut data[row * width..][..width], dy);
-            }
-            pass.add(node, dx);
-        })
-    }
-
-    /// x [rows, width], offsets [images + 1] -> [images, width]: the mean of each image's rows but its first `prefix`, the class token and
-    /// registers; 0 for an image without others.
-    pub fn mean_tokens(&mut self, x: &Var, offsets: &Arc<[usize]>, prefix: usize) -> Var {
-        let width = x.value.width();
-        check_offsets(offsets, x.value.rows());
-        let mut y = Tensor::zeros([offsets.len() - 1, width]);
-        for_each_chunk(y.data_mut(), width, |image, y| {
-            let rows = offsets[image] + prefix..offsets[image + 1];
-            let share = 1.0 / rows.len() as f32;
-            rows.for_each(|row| add_scaled(y, share, &x.value.data()[row * width..][..width]));
-        });
-        if !self.wants_gradient(&[x], &[]) {
-            return Var::constant(y);
-        }
-        let (node, shape, offsets) = (x.node(), x.value.dims().to_vec(), offsets.clone());
-        self.record(y, move |dy, pass| {
-            let mut dx = Tensor::zeros(&shape[..]);
-            let data = dx.data_mut();
-            for (image, dy) in dy.data().chunks_exact(width).enumerate() {
-                let rows = offsets[image] + prefix..offsets[image + 1];
-                let share = 1.0 / rows.len() as f32;
-                rows.for_each(|row| add_scaled(&mut data[row * width..][..width], share, dy));
-            }
-            pass.add(node, dx);
-        })
-    }
+        pass.add(node, dx);
+    })
 }
