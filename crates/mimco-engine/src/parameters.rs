@@ -1,164 +1,217 @@
-//! All parameters of a model as named ranges of one flat buffer, with a table of learning rate and decay a range.
+//! Parameters of a model: named ranges of one flat block of memory, with a table of their
+//! learning-rate and decay factors.
 
-use crate::cpu::buffer::Buffer;
-use crate::cpu::product::{Operand, Panels, Precision, Values};
+use crate::cpu::flat;
+use crate::cpu::matmul::{Operand, Panels};
+use crate::device::{Device, Memory};
+use crate::element::{Precision, Values};
+use crate::tensor::Tensor;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// A parameter's place in the table of its [`Parameters`].
+/// Index of a parameter in the table of its [`Parameters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterId(usize);
+
+impl ParameterId {
+    /// Position in the table.
+    pub(crate) fn index(self) -> usize {
+        self.0
+    }
+}
 
 /// A row of the table.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The parameter's name, as timm calls it.
+    /// Name of the parameter, as in timm.
     pub name: String,
-    /// Its sizes, outermost first.
+    /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// Where its elements lie in the flat buffer.
+    /// Range of the elements in the flat memory.
     pub range: Range<usize>,
-    /// Whether it gets a gradient and is updated.
+    /// Whether the parameter gets a gradient and is updated.
     pub trainable: bool,
-    /// Factor of the run's weight decay: 0 for biases, norms, positions, tokens where the recipe spares them.
+    /// Factor of the weight decay. 0 for the biases, norms, positions and tokens that a recipe
+    /// exempts.
     pub decay: f32,
-    /// Factor of the run's learning rate.
+    /// Factor of the learning rate. Set it with [`Parameters::entry_mut`].
     pub rate: f32,
 }
 
-/// Named parameters in one flat buffer. Gradients and moments are buffers of the same length.
-#[derive(Default)]
+/// Named parameters in one flat block of memory. [`Gradients`](crate::Gradients) and an optimizer's
+/// moments have the same layout.
 pub struct Parameters {
     entries: Vec<Entry>,
-    values: Option<Buffer>,
-    len: usize,
+    memory: Memory,
     precision: Precision,
     packed: Mutex<Vec<Option<Arc<Panels>>>>,
 }
 
+impl Default for Parameters {
+    fn default() -> Parameters {
+        let memory = Memory::zeros(Device::Cpu, 0);
+        Parameters { entries: Vec::new(), memory, precision: Precision::default(), packed: Mutex::default() }
+    }
+}
+
 impl Clone for Parameters {
     fn clone(&self) -> Parameters {
-        let packed = Mutex::default(); // each packs its own
-        Parameters { entries: self.entries.clone(), values: self.values.clone(), len: self.len, precision: self.precision, packed }
+        let packed = Mutex::default(); // each packs its own weights
+        Parameters { entries: self.entries.clone(), memory: self.memory.clone(), precision: self.precision, packed }
     }
 }
 
 impl Parameters {
-    /// An empty table.
+    /// Returns an empty table in main memory.
     pub fn new() -> Parameters {
         Parameters::default()
     }
 
-    /// Adds a parameter of zeros, trainable, with decay for matrices alone (two and more dimensions above 1).
+    /// Adds a parameter of zeros. It is trainable, and decays only if it is a matrix (two or more
+    /// dimensions above 1).
     pub fn add(&mut self, name: impl Into<String>, shape: &[usize]) -> ParameterId {
         let elements: usize = shape.iter().product();
-        let range = self.len..self.len + elements;
-        // Every range begins on a cache line; the gap stays 0.
-        self.len = range.end.next_multiple_of(16);
+        let start = self.memory.len();
+        let range = start..start + elements;
         let decay = if shape.iter().filter(|&&n| n > 1).count() >= 2 { 1.0 } else { 0.0 };
+        match &mut self.memory {
+            // Every range begins on a cache line; the gap stays 0.
+            Memory::Cpu(buffer) => buffer.grow(range.end.next_multiple_of(16)),
+        }
         self.entries.push(Entry { name: name.into(), shape: shape.to_vec(), range, trainable: true, decay, rate: 1.0 });
-        self.values.get_or_insert_with(|| Buffer::zeros(0)).grow(self.len);
-        self.unpack();
+        self.discard_packed();
         ParameterId(self.entries.len() - 1)
     }
 
-    /// Makes room for parameters of these sizes, which are to be added: a large table is not moved while it grows.
+    /// Reserves memory for parameters of these shapes, so that adding them moves nothing.
     pub fn reserve<'a>(&mut self, shapes: impl Iterator<Item = &'a [usize]>) {
         let more: usize = shapes.map(|shape| shape.iter().product::<usize>().next_multiple_of(16)).sum();
-        let len = self.len + more;
-        self.values.get_or_insert_with(|| Buffer::zeros(0)).reserve(len);
+        let len = self.memory.len() + more;
+        match &mut self.memory {
+            Memory::Cpu(buffer) => buffer.reserve(len),
+        }
     }
 
-    /// The table, in the order of the buffer.
+    /// Returns the device that holds the parameters.
+    pub fn device(&self) -> Device {
+        self.memory.device()
+    }
+
+    /// The table, in the order of the flat memory.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// One row of the table.
+    /// A row of the table.
     pub fn entry(&self, id: ParameterId) -> &Entry {
         &self.entries[id.0]
     }
 
-    /// One row of the table, to change its rate, decay or trainability.
+    /// A row of the table, to set its learning-rate factor, its decay factor or whether it is
+    /// trainable.
     pub fn entry_mut(&mut self, id: ParameterId) -> &mut Entry {
         &mut self.entries[id.0]
     }
 
-    /// The table's rows, to change rates, decays or trainability.
+    /// All rows of the table, to set factors or trainability.
     pub fn entries_mut(&mut self) -> &mut [Entry] {
         &mut self.entries
     }
 
-    /// The parameter of this name.
+    /// Finds a parameter by name.
     pub fn find(&self, name: &str) -> Option<ParameterId> {
         self.entries.iter().position(|e| e.name == name).map(ParameterId)
     }
 
-    /// A parameter's elements.
-    pub fn get(&self, id: ParameterId) -> &[f32] {
-        &self.flat()[self.entries[id.0].range.clone()]
-    }
-
-    /// What products with these parameters are worked out in, and activations kept in.
-    pub fn precision(&self) -> Precision {
-        self.precision
-    }
-
-    /// Changes the precision of products and activations; the parameters themselves stay in f32.
-    pub fn set_precision(&mut self, precision: Precision) {
-        self.precision = precision;
-        self.unpack();
-    }
-
-    /// A parameter [outputs, ...], a matrix W with a row an output, packed as the right factor of x Wᵀ; once for as long as nothing
-    /// changes.
-    pub fn panels(&self, id: ParameterId) -> Arc<Panels> {
-        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
-        packed.resize(self.entries.len(), None);
-        packed[id.0].get_or_insert_with(|| Arc::new(Panels::of_transpose(self.matrix(id), self.precision))).clone()
-    }
-
-    /// The same, not packed.
-    pub fn matrix(&self, id: ParameterId) -> Operand<'_> {
-        let (values, outputs) = (self.get(id), self.entry(id).shape[0]);
-        Operand::new(Values::F32(values), outputs, values.len() / outputs.max(1))
-    }
-
-    /// Forgets what was packed; whoever may change elements calls it.
-    fn unpack(&mut self) {
-        self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
-    }
-
-    /// A parameter's elements, to write.
-    pub fn get_mut(&mut self, id: ParameterId) -> &mut [f32] {
-        let range = self.entries[id.0].range.clone();
-        &mut self.flat_mut()[range]
-    }
-
-    /// The flat buffer.
-    pub fn flat(&self) -> &[f32] {
-        self.values.as_deref().unwrap_or(&[])
-    }
-
-    /// The flat buffer, to write.
-    pub fn flat_mut(&mut self) -> &mut [f32] {
-        self.unpack();
-        self.values.as_deref_mut().unwrap_or(&mut [])
-    }
-
-    /// Table and flat buffer at once, for optimizers.
-    pub(crate) fn split_mut(&mut self) -> (&[Entry], &mut [f32]) {
-        self.unpack();
-        (&self.entries, self.values.as_deref_mut().unwrap_or(&mut []))
-    }
-
-    /// A gradient or moment buffer: zeros, as long as the flat buffer.
-    pub fn zeros_like(&self) -> Buffer {
-        Buffer::zeros(self.len)
+    /// Length of the flat memory in elements, the gaps between ranges included.
+    pub fn flat_len(&self) -> usize {
+        self.memory.len()
     }
 
     /// Number of elements of the trainable parameters.
     pub fn trainable_elements(&self) -> usize {
         self.entries.iter().filter(|e| e.trainable).map(|e| e.range.len()).sum()
+    }
+
+    /// Precision of products with these parameters, and of stored activations.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Sets the precision of products and activations. The parameters themselves stay in f32.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
+        self.discard_packed();
+    }
+
+    /// Computes the Euclidean norm of the flat memory, a tensor of shape `[1]`. It is not finite if
+    /// any element is not.
+    pub fn norm(&self) -> Tensor {
+        match &self.memory {
+            Memory::Cpu(buffer) => Tensor::scalar(flat::norm(buffer)),
+        }
+    }
+
+    /// Copies a parameter's elements to the host; on the CPU borrows them.
+    pub fn to_host(&self, id: ParameterId) -> Cow<'_, [f32]> {
+        self.memory.to_host(self.entry(id).range.clone())
+    }
+
+    /// Copies the flat memory to the host; on the CPU borrows it. [`Entry::range`] indexes it.
+    pub fn flat_to_host(&self) -> Cow<'_, [f32]> {
+        self.memory.to_host(0..self.memory.len())
+    }
+
+    /// Lets the host change a parameter's elements, for initialization.
+    pub fn update_on_host(&mut self, id: ParameterId, update: impl FnOnce(&mut [f32])) {
+        self.discard_packed();
+        self.memory.update_on_host(self.entries[id.0].range.clone(), update);
+    }
+
+    /// Lets the host change the flat memory, for checkpoints. [`Entry::range`] indexes it.
+    pub fn update_flat_on_host(&mut self, update: impl FnOnce(&mut [f32])) {
+        self.discard_packed();
+        self.memory.update_on_host(0..self.memory.len(), update);
+    }
+
+    /// A parameter's elements in main memory.
+    pub(crate) fn get(&self, id: ParameterId) -> &[f32] {
+        &self.flat()[self.entries[id.0].range.clone()]
+    }
+
+    /// The flat memory, in main memory.
+    pub(crate) fn flat(&self) -> &[f32] {
+        self.memory.cpu()
+    }
+
+    /// The flat memory, in main memory, to write.
+    pub(crate) fn flat_mut(&mut self) -> &mut [f32] {
+        self.split_mut().1
+    }
+
+    /// Table and flat memory at once, in main memory, for optimizers.
+    pub(crate) fn split_mut(&mut self) -> (&[Entry], &mut [f32]) {
+        self.discard_packed();
+        (&self.entries, self.memory.cpu_mut())
+    }
+
+    /// Packs a parameter [outputs, ...], a matrix W of `outputs` rows, as the right factor of
+    /// x Wᵀ. The packed form is kept until the parameters change.
+    pub(crate) fn panels(&self, id: ParameterId) -> Arc<Panels> {
+        let mut packed = self.packed.lock().unwrap_or_else(PoisonError::into_inner);
+        packed.resize(self.entries.len(), None);
+        packed[id.0].get_or_insert_with(|| Arc::new(Panels::of_transpose(self.matrix(id), self.precision))).clone()
+    }
+
+    /// A parameter [outputs, ...] as a matrix of `outputs` rows.
+    pub(crate) fn matrix(&self, id: ParameterId) -> Operand<'_> {
+        let (values, outputs) = (self.get(id), self.entry(id).shape[0]);
+        Operand::new(Values::F32(values), outputs, values.len() / outputs.max(1))
+    }
+
+    /// Discards packed weights. Every function that lets elements change calls it.
+    fn discard_packed(&mut self) {
+        self.packed.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

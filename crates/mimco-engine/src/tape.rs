@@ -1,12 +1,17 @@
-//! The tape: operators in the order they ran, each with what its backward pass needs.
+//! The tape: operators in the order of their execution, each with the data that its backward pass
+//! needs.
 
-use crate::cpu::product::Panels;
+use crate::cpu::matmul::Panels;
 use crate::cpu::threads::for_each_chunk;
 use crate::cpu::vector;
-use crate::{ParameterId, Parameters, Precision, Tensor};
+use crate::device::Device;
+use crate::element::Precision;
+use crate::gradients::Gradients;
+use crate::parameters::{ParameterId, Parameters};
+use crate::tensor::{Shape, Tensor};
 use std::sync::Arc;
 
-/// A value on a tape. Without a node no gradient flows into it.
+/// A value on a tape. A value without a node gets no gradient.
 #[derive(Clone)]
 pub struct Var {
     /// The value.
@@ -15,17 +20,21 @@ pub struct Var {
 }
 
 impl Var {
-    /// A value that gets no gradient: an image, a frozen teacher's feature.
+    /// Wraps a value that gets no gradient, such as an image or a frozen teacher's feature.
     pub fn constant(value: Tensor) -> Var {
         Var { value, node: None }
     }
 
-    /// The same value under another shape; the gradient comes back flat, so the shape need not.
-    pub fn reshape(&self, shape: impl Into<crate::Shape>) -> Var {
+    /// Returns the same value with another shape.
+    ///
+    /// # Panics
+    /// If the number of elements differs.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Var {
+        // Backward passes read gradients as rows of the last size, so the shape needs no record.
         Var { value: self.value.reshape(shape), node: self.node }
     }
 
-    /// Where the gradient of this value is collected, if it gets one.
+    /// Node of the tape that collects this value's gradient, if it gets one.
     pub fn node(&self) -> Option<usize> {
         self.node
     }
@@ -33,10 +42,29 @@ impl Var {
 
 type Backward<'a> = Box<dyn FnOnce(Tensor, &mut Backpass<'_>) + 'a>;
 
-/// Runs operators on a model's parameters and, when recording, remembers how to go back.
+/// Runs operators on a model's parameters and, when recording, keeps what the backward pass needs.
+///
+/// ```
+/// use mimco_engine::ops::{Activation, Layer};
+/// use mimco_engine::{Parameters, Tape, Tensor};
+///
+/// let mut parameters = Parameters::new();
+/// let weight = parameters.add("weight", &[1, 2]);
+/// parameters.update_on_host(weight, |w| w.copy_from_slice(&[0.5, -1.0]));
+///
+/// let mut tape = Tape::recording(&parameters);
+/// let x = tape.leaf(Tensor::from_slice([1, 2], &[4.0, 3.0]));
+/// let y = tape.linear(&x, Layer { weight, bias: None }, Activation::None);
+/// assert_eq!(y.value.item(), 0.5 * 4.0 - 1.0 * 3.0);
+///
+/// let mut gradients = parameters.gradients();
+/// let dx = tape.backward(&y, Tensor::scalar(1.0), &mut gradients, Some(&x)).unwrap();
+/// assert_eq!(*gradients.to_host(weight), [4.0, 3.0]);
+/// assert_eq!(*dx.to_host(), [0.5, -1.0]);
+/// ```
 pub struct Tape<'a> {
     parameters: &'a Parameters,
-    /// `None` for leaves.
+    /// Backward passes in the order of recording; `None` for leaves.
     nodes: Vec<Option<Backward<'a>>>,
     recording: bool,
     /// Whether packed weights are kept for the next pass.
@@ -44,12 +72,13 @@ pub struct Tape<'a> {
 }
 
 impl<'a> Tape<'a> {
-    /// A tape that records, for training.
+    /// Returns a tape that records, for training.
     pub fn recording(parameters: &'a Parameters) -> Tape<'a> {
         Tape { parameters, nodes: Vec::new(), recording: true, keeps_packed: false }
     }
 
-    /// A tape that keeps nothing, for inference: only the weights stay packed, since the next pass often finds them as they are.
+    /// Returns a tape that does not record, for inference. Packed weights are kept in the
+    /// parameters for later passes.
     pub fn inference(parameters: &'a Parameters) -> Tape<'a> {
         Tape { parameters, nodes: Vec::new(), recording: false, keeps_packed: true }
     }
@@ -59,12 +88,18 @@ impl<'a> Tape<'a> {
         self.parameters
     }
 
-    /// What the parameters' products are worked out in, and activations kept in.
+    /// The device that runs the operators: that of the parameters.
+    pub fn device(&self) -> Device {
+        self.parameters.device()
+    }
+
+    /// Precision of products and of stored activations.
     pub fn precision(&self) -> Precision {
         self.parameters.precision()
     }
 
-    /// A matrix W with a row an output as the right factor of x Wᵀ. In training it changes with every step, and is packed when it is asked for.
+    /// Returns a matrix W [outputs, inputs] packed as the right factor of x Wᵀ. In training it is
+    /// packed for each use, since every step changes it.
     pub(crate) fn packed(&self, weight: ParameterId) -> Arc<Panels> {
         if self.keeps_packed {
             self.parameters.panels(weight)
@@ -73,26 +108,33 @@ impl<'a> Tape<'a> {
         }
     }
 
-    /// A value whose gradient [`Tape::backward`] returns.
+    /// Records a value whose gradient [`Tape::backward`] returns.
     pub fn leaf(&mut self, value: Tensor) -> Var {
         self.nodes.push(None);
         Var { value, node: Some(self.nodes.len() - 1) }
     }
 
-    /// Whether a gradient is wanted for any of these inputs or parameters.
+    /// Whether any of these inputs or parameters needs a gradient.
     pub fn wants_gradient(&self, inputs: &[&Var], parameters: &[ParameterId]) -> bool {
         self.recording && (inputs.iter().any(|v| v.node.is_some()) || parameters.iter().any(|&p| self.parameters.entry(p).trainable))
     }
 
-    /// Appends an operator's result with its way back; for operators, after [`Tape::wants_gradient`].
+    /// Records an operator's result with its backward pass. Operators call it after
+    /// [`Tape::wants_gradient`].
     pub fn record(&mut self, value: Tensor, backward: impl FnOnce(Tensor, &mut Backpass<'_>) + 'a) -> Var {
         self.nodes.push(Some(Box::new(backward)));
         Var { value, node: Some(self.nodes.len() - 1) }
     }
 
-    /// Walks back from `output`, whose gradient is `seed`, adding parameter gradients to `gradients` (a flat buffer laid
-    /// out as the parameters). Returns the gradient of the leaf `wanted`, if one is given and the output depends on it.
-    pub fn backward(self, output: &Var, seed: Tensor, gradients: &mut [f32], wanted: Option<&Var>) -> Option<Tensor> {
+    /// Runs the backward pass from `output`, whose gradient is `seed`, and adds the parameters'
+    /// gradients to `gradients`.
+    ///
+    /// Returns the gradient of the leaf `wanted`, if one is given and the output depends on it.
+    ///
+    /// # Panics
+    /// If `gradients` has not the layout of the tape's parameters.
+    pub fn backward(self, output: &Var, seed: Tensor, gradients: &mut Gradients, wanted: Option<&Var>) -> Option<Tensor> {
+        assert_eq!(gradients.flat_len(), self.parameters.flat_len(), "gradients of other parameters");
         let mut pass = Backpass { parameters: self.parameters, gradients, slots: Vec::new() };
         pass.slots.resize_with(self.nodes.len(), || None);
         pass.add(output.node, seed);
@@ -106,8 +148,10 @@ impl<'a> Tape<'a> {
         pass.slots[wanted?.node?].take()
     }
 
-    /// Runs `part` as one entry of the tape: only its input is kept, and the backward pass runs it once more
-    /// (recomputation: less memory for one more forward). `part` may use no other value of this tape.
+    /// Runs `part` as one entry of the tape that keeps only its input. The backward pass runs
+    /// `part` again, which saves memory for the cost of one more forward pass.
+    ///
+    /// `part` must not use other values of this tape.
     pub fn recompute(&mut self, input: &Var, part: impl Fn(&mut Tape<'a>, &Var) -> Var + 'a) -> Var {
         if !self.recording {
             return part(self, input);
@@ -126,46 +170,55 @@ impl<'a> Tape<'a> {
     }
 }
 
-/// The state of a backward pass, as an operator sees it.
+/// State of a backward pass, for the operators.
 pub struct Backpass<'p> {
     parameters: &'p Parameters,
-    gradients: &'p mut [f32],
+    gradients: &'p mut Gradients,
     slots: Vec<Option<Tensor>>,
 }
 
 impl<'p> Backpass<'p> {
-    /// A parameter's elements.
-    pub fn parameter(&self, id: ParameterId) -> &'p [f32] {
+    /// A parameter's elements in main memory.
+    pub(crate) fn parameter(&self, id: ParameterId) -> &'p [f32] {
         self.parameters.get(id)
     }
 
-    /// What products are worked out in.
+    /// Precision of products.
     pub fn precision(&self) -> Precision {
         self.parameters.precision()
     }
 
-    /// A parameter's gradient, to add to; `None` where the parameter is not trained.
-    pub fn gradient(&mut self, id: ParameterId) -> Option<&mut [f32]> {
-        let entry = self.parameters.entry(id);
-        entry.trainable.then(|| &mut self.gradients[entry.range.clone()])
+    /// A parameter's gradient in main memory, to add to. `None` if the parameter is not trained.
+    pub(crate) fn gradient(&mut self, id: ParameterId) -> Option<&mut [f32]> {
+        self.parameters.entry(id).trainable.then(|| self.gradients.get_mut(id))
     }
 
-    /// Takes out what the gradient of a value has come to so far, for an operator that adds to it in its own pass over it.
+    /// Takes the gradient that a value has collected so far, for an operator that adds to it in its
+    /// own pass over the rows.
     pub fn take(&mut self, node: Option<usize>) -> Option<Tensor> {
         self.slots[node?].take()
     }
 
-    /// Adds to the gradient of a value; nothing where the value gets none.
+    /// Adds to the gradient of a value. Does nothing if the value gets none.
+    ///
+    /// # Panics
+    /// If a value in bf16 gets a second gradient.
     pub fn add(&mut self, node: Option<usize>, gradient: Tensor) {
         let Some(node) = node else { return };
         match &mut self.slots[node] {
             empty @ None => *empty = Some(gradient),
             Some(sum) => {
-                const CHUNK: usize = 16 * 1024;
                 assert_eq!(gradient.precision(), Precision::F32, "a value in bf16 has one reader");
-                let other = gradient.data();
-                for_each_chunk(sum.data_mut(), CHUNK, |i, sum| vector::add(sum, &other[i * CHUNK..][..sum.len()]));
+                match sum.device() {
+                    Device::Cpu => add_on_cpu(sum, &gradient),
+                }
             }
         }
     }
+}
+
+fn add_on_cpu(sum: &mut Tensor, gradient: &Tensor) {
+    const CHUNK: usize = 16 * 1024;
+    let other = gradient.data();
+    for_each_chunk(sum.data_mut(), CHUNK, |i, sum| vector::add(sum, &other[i * CHUNK..][..sum.len()]));
 }

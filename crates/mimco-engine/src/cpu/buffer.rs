@@ -1,49 +1,50 @@
-//! Buffers that are recycled: a training loop asks for the same sizes every step, so after the second step it allocates
-//! nothing and the kernel has no page to bring in.
+//! Recycled buffers. A training loop needs the same sizes every step, so it allocates nothing after
+//! the second step and causes no page faults.
 
 use bytemuck::{Pod, Zeroable};
+use half::bf16;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 
-/// One cache line of 16 numbers; buffers start on a line, so that a vector load never crosses two.
+/// A cache line of 16 f32. Buffers start on a line, so that a vector load never crosses two.
 #[repr(C, align(64))]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Line([f32; 16]);
 
 thread_local! {
-    /// Free lines by their number, a list a thread: a block's scratch memory is asked for thousands of times a step and never waits. An operator's
-    /// buffers come and go in the thread that runs the tape.
+    /// Free memory by its number of lines, for each thread, so that a block's scratch memory needs
+    /// no lock. Buffers of tensors are allocated and dropped in the thread that runs the tape.
     static FREE: RefCell<BTreeMap<usize, Vec<Vec<Line>>>> = const { RefCell::new(BTreeMap::new()) };
 }
 
-/// A buffer of `f32`, aligned to 64 bytes, which goes back to the free list when it is dropped.
+/// A buffer of f32, aligned to 64 bytes. Dropping it returns it to the free list of the thread.
 pub struct Buffer {
     lines: Vec<Line>,
     len: usize,
 }
 
 impl Buffer {
-    /// A buffer of `len` numbers whose values are left from an earlier use (or 0).
-    pub fn stale(len: usize) -> Buffer {
+    /// Returns a buffer of `len` elements with the values of an earlier use, or 0.
+    pub fn uninit(len: usize) -> Buffer {
         let lines = len.div_ceil(16);
         let used = FREE.try_with(|free| free.borrow_mut().get_mut(&lines)?.pop()).ok().flatten();
         Buffer { lines: used.unwrap_or_else(|| vec![Line([0.0; 16]); lines]), len }
     }
 
-    /// A buffer of `len` zeros.
+    /// Returns a buffer of `len` zeros.
     pub fn zeros(len: usize) -> Buffer {
-        let mut buffer = Buffer::stale(len);
+        let mut buffer = Buffer::uninit(len);
         buffer.fill(0.0);
         buffer
     }
 
-    /// Makes room for `len` numbers in all, so that growing to them moves nothing.
+    /// Reserves memory for `len` elements in all, so that growing to them moves nothing.
     pub fn reserve(&mut self, len: usize) {
         self.lines.reserve_exact(len.div_ceil(16).saturating_sub(self.lines.len()));
     }
 
-    /// Appends zeros up to `len` numbers, in place where there is room.
+    /// Appends zeros up to `len` elements, in place if the memory is reserved.
     pub fn grow(&mut self, len: usize) {
         let end = self.len;
         self.lines.resize(len.div_ceil(16).max(self.lines.len()), Line([0.0; 16]));
@@ -51,32 +52,32 @@ impl Buffer {
         self[end..].fill(0.0);
     }
 
-    /// A copy of a slice.
+    /// Copies a slice.
     pub fn from_slice(slice: &[f32]) -> Buffer {
-        let mut buffer = Buffer::stale(slice.len());
+        let mut buffer = Buffer::uninit(slice.len());
         buffer.copy_from_slice(slice);
         buffer
     }
 }
 
 impl Buffer {
-    /// The same memory as 32-bit words.
+    /// The memory as 32-bit words.
     pub fn words(&self) -> &[u32] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 
-    /// The same memory as 32-bit words, to write.
+    /// The memory as 32-bit words, to write.
     pub fn words_mut(&mut self) -> &mut [u32] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 
-    /// The same memory as bf16, two for each f32.
-    pub fn halves(&self) -> &[u16] {
+    /// The memory as bf16, two for each f32.
+    pub fn bf16(&self) -> &[bf16] {
         &bytemuck::cast_slice(&self.lines)[..2 * self.len]
     }
 
-    /// The same memory as bf16, to write.
-    pub fn halves_mut(&mut self) -> &mut [u16] {
+    /// The memory as bf16, to write.
+    pub fn bf16_mut(&mut self) -> &mut [bf16] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..2 * self.len]
     }
 }
@@ -91,7 +92,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let lines = std::mem::take(&mut self.lines);
         if !lines.is_empty() {
-            // A thread that ends has no list any more.
+            // An ending thread has no list any more.
             let _ = FREE.try_with(|free| free.borrow_mut().entry(lines.len()).or_default().push(lines));
         }
     }
@@ -116,20 +117,20 @@ mod tests {
 
     #[test]
     fn a_dropped_buffer_is_used_again() {
-        const LEN: usize = 54_330; // of no other test here
+        const LEN: usize = 54_330; // used by no other test
         let mut first = Buffer::zeros(LEN);
         first.fill(7.0);
         let place = first.as_ptr();
         assert_eq!(place.align_offset(64), 0);
         drop(first);
-        let stale = Buffer::stale(LEN - 1); // as many cache lines
-        assert_eq!((stale.as_ptr(), stale.len(), stale[LEN - 2]), (place, LEN - 1, 7.0));
-        let other = stale.clone();
-        assert!(other.as_ptr() != place && other[..] == stale[..]);
-        drop(stale);
+        let again = Buffer::uninit(LEN - 1); // as many cache lines
+        assert_eq!((again.as_ptr(), again.len(), again[LEN - 2]), (place, LEN - 1, 7.0));
+        let other = again.clone();
+        assert!(other.as_ptr() != place && other[..] == again[..]);
+        drop(again);
         let zeros = Buffer::zeros(LEN);
         assert!(zeros.as_ptr() == place && zeros.iter().all(|v| *v == 0.0));
-        let mut grown = Buffer::stale(0);
+        let mut grown = Buffer::uninit(0);
         assert!(grown.is_empty());
         grown.grow(3);
         grown.fill(5.0);

@@ -1,8 +1,11 @@
-//! What runs on the CPU: threads, recycled buffers, matrix products, vector maths.
+//! The CPU: threads, recycled buffers, vector math and matrix products.
 
 pub mod buffer;
-pub mod matmul;
-pub mod number;
-pub mod product;
+pub(crate) mod flag;
+pub(crate) mod flat;
+pub mod gemm;
+pub(crate) mod matmul;
+pub(crate) mod rows;
+pub mod simd;
 pub mod threads;
 pub mod vector;

@@ -1,58 +1,33 @@
-//! Vector maths in plain loops, compiled for what the CPU can do by `pulp` (AVX-512, AVX2, baseline) and chosen at run time.
+//! Vector math in plain loops, for callers inside [`with_simd`].
 
-use super::number::Number;
-#[cfg(target_arch = "x86_64")]
-use super::number::has_bf16;
+use super::simd::with_simd;
+use crate::element::Element;
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
-/// Runs `work` compiled for the widest vectors that the machine has. The closure and all that it calls must be
-/// `#[inline(always)]`, else it stays at the baseline.
-#[inline(always)]
-pub fn wide<R>(work: impl FnOnce() -> R) -> R {
-    struct Op<F>(F);
-    impl<R, F: FnOnce() -> R> pulp::NullaryFnOnce for Op<F> {
-        type Output = R;
-        #[inline(always)]
-        fn call(self) -> R {
-            (self.0)()
-        }
-    }
-    #[cfg(target_arch = "x86_64")]
-    if has_bf16() {
-        // SAFETY: just found.
-        return unsafe { with_bf16(work) };
-    }
-    pulp::Arch::new().dispatch(Op(work))
-}
-
-/// pulp has no level with the instructions of bf16.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512cd,avx512bf16,fma")]
-fn with_bf16<R>(work: impl FnOnce() -> R) -> R {
-    work()
-}
-
-/// Width of the partial sums: one AVX-512 register; fixed, so that every machine adds in the same order.
+/// Number of partial sums: one AVX-512 register. It is fixed, so that every machine adds in the
+/// same order.
 const LANES: usize = 16;
 
-/// Asks for the cache lines of what follows a part of a row, as many bytes as it has, to write to them soon: the next tile's part, which is on its
-/// way while that tile is worked out. The rows lie too far apart for the processor to guess.
+/// Prefetches the cache lines that follow a part of a row, as many bytes as the part has: the part
+/// of the next tile, which is written soon. The hardware does not predict jumps between rows.
 #[inline(always)]
-pub fn prefetch_behind<T>(part: &[T]) {
+pub(crate) fn prefetch_next<T>(part: &[T]) {
     #[cfg(target_arch = "x86_64")]
     for line in (0..size_of_val(part)).step_by(64) {
         use std::arch::x86_64::{_MM_HINT_ET0, _mm_prefetch};
-        // SAFETY: the instruction touches no memory and never faults, wherever the address points.
+        // SAFETY: the instruction reads nothing and never faults, at any address.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(part.as_ptr_range().end.cast::<i8>().wrapping_add(line)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = part;
 }
 
-/// `values[i] = f(values[i], others[i])`, sixteen at a time, for a row of a tile, whose length the compiler knows. They go through copies, so that it
-/// need not ask whether the slices overlap, and makes vectors of them; of longer slices it does so with plain loops alone.
+/// Sets `values[i] = f(values[i], others[i])`, sixteen at a time, for a row of a tile of known length.
+///
+/// Each sixteen are copied first, so that the compiler need not check the slices for overlap and
+/// vectorizes the loop. Longer slices vectorize as plain loops.
 #[inline(always)]
-pub fn combine<T: Number>(values: &mut [f32], others: &[T], f: impl Fn(f32, T) -> f32) {
+pub(crate) fn combine<T: Element>(values: &mut [f32], others: &[T], f: impl Fn(f32, T) -> f32) {
     assert_eq!(values.len(), others.len(), "slices of one length");
     let ((values, last), (others, last_others)) = (values.as_chunks_mut::<LANES>(), others.as_chunks::<LANES>());
     for (values, others) in values.iter_mut().zip(others) {
@@ -63,7 +38,11 @@ pub fn combine<T: Number>(values: &mut [f32], others: &[T], f: impl Fn(f32, T) -
     last.iter_mut().zip(last_others).for_each(|(value, &other)| *value = f(*value, other));
 }
 
-/// Σ f(values at i) over slices of one length, in 16 partial sums that are folded in a fixed order.
+/// Returns Σ f(elements at i) over slices of one length, by 16 partial sums that are folded in a
+/// fixed order.
+///
+/// # Panics
+/// If the lengths differ.
 #[inline(always)]
 pub fn sum_by<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
     let len = slices[0].len();
@@ -84,16 +63,16 @@ pub fn sum_by<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) 
 }
 
 /// Sixteen partial results that are folded in a fixed order.
-pub struct Lanes([f32; LANES]);
+pub(crate) struct Lanes([f32; LANES]);
 
 impl Lanes {
-    /// Sixteen times the same.
+    /// Sets all sixteen to `x`.
     #[inline(always)]
     pub fn of(x: f32) -> Lanes {
         Lanes([x; LANES])
     }
 
-    /// Takes in 32 values, two to each.
+    /// Folds 32 values into the partial results, two into each.
     #[inline(always)]
     pub fn each(&mut self, values: &[f32; 2 * LANES], f: impl Fn(f32, f32) -> f32) {
         for half in values.as_chunks::<LANES>().0 {
@@ -101,7 +80,7 @@ impl Lanes {
         }
     }
 
-    /// All in one.
+    /// Folds all partial results into one.
     #[inline(always)]
     pub fn fold(self, f: impl Fn(f32, f32) -> f32) -> f32 {
         fold(self.0, f)
@@ -121,7 +100,8 @@ fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     f(two[0], two[1])
 }
 
-/// Largest element; -∞ for an empty slice. NaN is passed over: a softmax meets it again in the exponential.
+/// Returns the largest element, or -∞ for an empty slice. NaN is skipped: a softmax propagates it in
+/// the exponential.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -137,7 +117,7 @@ pub fn max(x: &[f32]) -> f32 {
     fold(lanes, f32::max)
 }
 
-/// Σ a·b.
+/// Returns Σ a·b.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
@@ -155,29 +135,31 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     fold(lanes, |a, b| a + b)
 }
 
-/// a += b.
+/// Adds b to a.
 pub fn add(a: &mut [f32], b: &[f32]) {
-    wide(
+    with_simd(
         #[inline(always)]
         || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
     );
 }
 
-/// a += s · b.
+/// Adds s · b to a.
 pub fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
-    wide(
+    with_simd(
         #[inline(always)]
         || a.iter_mut().zip(b).for_each(|(a, b)| *a = b.mul_add(s, *a)),
     );
 }
 
-/// eˣ with a relative error below 2e-7 between -87 and 88, clamped outside, NaN for NaN: x = n ln 2 + r, eʳ by its series to r⁷.
+/// Returns eˣ with a relative error below 2e-7 between -87 and 88, clamped outside; NaN for NaN.
+///
+/// x = n ln 2 + r, and eʳ by its series to r⁷.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer in the low bits
     const LN_2_HIGH: f32 = 0.693_359_4; // 355/512, exact in few bits, so that n * LN_2_HIGH is exact
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    // Comparisons, not `clamp` by `min` and `max`, which would lose a NaN.
+    // Comparisons, since `min` and `max` would lose a NaN.
     let x = if x > 88.0 { 88.0 } else { x };
     let x = if x < -87.0 { -87.0 } else { x };
     let shifted = x.mul_add(LOG2_E, MAGIC);
@@ -195,11 +177,11 @@ pub fn exp(x: f32) -> f32 {
     p * f32::from_bits(power)
 }
 
-/// Φ(x), the normal distribution function, and e^(-x²/2), from which GELU and its derivative follow.
+/// Returns Φ(x), the normal distribution function, and e^(-x²/2), for GELU and its derivative.
 ///
 /// erfc by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
 #[inline(always)]
-pub fn normal_cdf(x: f32) -> (f32, f32) {
+fn normal_cdf(x: f32) -> (f32, f32) {
     let a = x.abs() * FRAC_1_SQRT_2;
     let t = 1.0 / a.mul_add(0.327_591_1, 1.0);
     let mut p = 1.061_405_4f32;
@@ -212,15 +194,15 @@ pub fn normal_cdf(x: f32) -> (f32, f32) {
     (if x < 0.0 { tail } else { 1.0 - tail }, e)
 }
 
-/// GELU, the exact one: x Φ(x).
+/// Returns the exact GELU, x Φ(x).
 #[inline(always)]
-pub fn gelu(x: f32) -> f32 {
+pub(crate) fn gelu(x: f32) -> f32 {
     x * normal_cdf(x).0
 }
 
-/// GELU and its derivative, Φ(x) + x φ(x).
+/// Returns GELU and its derivative, Φ(x) + x φ(x).
 #[inline(always)]
-pub fn gelu_and_derivative(x: f32) -> (f32, f32) {
+pub(crate) fn gelu_and_derivative(x: f32) -> (f32, f32) {
     const INV_SQRT_2_PI: f32 = 0.398_942_3;
     let (cdf, e) = normal_cdf(x);
     (x * cdf, (x * e).mul_add(INV_SQRT_2_PI, cdf))
@@ -242,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn nan_and_infinities_come_through() {
+    fn nan_and_infinities_are_kept() {
         assert!(exp(f32::NAN).is_nan() && gelu(f32::NAN).is_nan() && gelu_and_derivative(f32::NAN).1.is_nan());
         assert!(exp(f32::NEG_INFINITY) < 2e-38 && gelu(f32::INFINITY) == f32::INFINITY && !gelu(f32::NEG_INFINITY).is_finite());
         for n in [1, 16, 33] {
@@ -251,9 +233,9 @@ mod tests {
                 x[place] = f32::NAN;
                 assert!(dot(&x, &x).is_nan() && sum_by([&x], |[x]| x).is_nan(), "{place} of {n}");
                 assert_eq!(max(&x), if n == 1 { f32::NEG_INFINITY } else { 1.0 }, "{place} of {n}");
-                // As a softmax uses it: the vectorised loops must keep NaN, too.
+                // As a softmax uses it: the vectorized loops must keep NaN, too.
                 let top = max(&x);
-                wide(
+                with_simd(
                     #[inline(always)]
                     || x.iter_mut().for_each(|x| *x = exp(*x - top)),
                 );

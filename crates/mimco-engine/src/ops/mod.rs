@@ -1,30 +1,32 @@
-//! The operators, one a file: what it computes, its forward, its backward, its tests.
+//! The operators, one folder each: `mod.rs` has the formula, the checks and the choice of the
+//! device, `cpu.rs` the kernels.
 
 mod attention;
 mod batch_norm;
-mod drop_path;
 mod info_nce;
 mod l1;
-mod layer;
 mod layer_norm;
 mod linear;
+mod linear_residual;
+mod mean_cosine;
+mod mean_square;
+mod mean_tokens;
+mod mlp;
+mod norm_linear;
 mod patch_embed;
-mod pooling;
-mod residual;
-mod store;
+mod queue;
+mod scale;
+mod select_rows;
+mod support;
 mod tokens;
 mod weighted_sum;
 
-pub use batch_norm::RunningStatistics;
-pub use drop_path::DropPath;
-pub use info_nce::{Candidates, Contrast};
-pub use layer::{Activation, Layer};
-pub use layer_norm::{Norm, layer_norm_plain};
-pub use residual::Residual;
-pub use tokens::{Masked, Prefix};
-
-/// The rows of a packed tensor by image: image i owns `offsets[i]..offsets[i + 1]`, all of them together every row.
-fn check_offsets(offsets: &[usize], rows: usize) {
-    let whole = offsets.first() == Some(&0) && offsets.last() == Some(&rows);
-    assert!(whole && offsets.is_sorted(), "the images' offsets go from 0 to the number of rows");
-}
+pub use batch_norm::running::RunningStatistics;
+pub use info_nce::targets::{ContrastiveTargets, Positive};
+pub use layer_norm::layer_norm_plain;
+pub use queue::{FeatureQueue, QueueState};
+pub use support::drop_path::DropPath;
+pub use support::layer::{Activation, Layer};
+pub use support::norm::Norm;
+pub use support::residual::Residual;
+pub use tokens::inputs::{Masked, Prefix};

@@ -1,0 +1,35 @@
+//! One f64 on a device.
+
+use crate::device::Device;
+
+/// A result in f64 on a device, read by [`Scalar::to_host`].
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar {
+    value: Value,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    Cpu(f64),
+}
+
+impl Scalar {
+    /// Wraps a value in main memory.
+    pub(crate) fn cpu(value: f64) -> Scalar {
+        Scalar { value: Value::Cpu(value) }
+    }
+
+    /// Returns the device that holds the value.
+    pub fn device(self) -> Device {
+        match self.value {
+            Value::Cpu(_) => Device::Cpu,
+        }
+    }
+
+    /// Copies the value to the host.
+    pub fn to_host(self) -> f64 {
+        match self.value {
+            Value::Cpu(value) => value,
+        }
+    }
+}
