@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Writes a file atomically: `fill` writes `NAME.tmp` in the same folder, which is synced and renamed.
-/// A crash leaves the old file or the new one; the next call overwrites a leftover `NAME.tmp`.
+/// Writes a file atomically: `fill` writes `NAME.tmp` in the same folder, which is synced and
+/// renamed. A crash leaves the old file or the new one; the next call overwrites a leftover
+/// `NAME.tmp`.
 ///
 /// # Errors
 /// A file that cannot be written. The old file is then unchanged, and `NAME.tmp` is removed.

@@ -1,4 +1,5 @@
-//! Inspection of a checkpoint: its model, where each property comes from, and the use of each tensor.
+//! Inspection of a checkpoint: its model, where each property comes from, and the use of each
+//! tensor.
 
 use super::backbone::open_weights;
 use super::read::layouts::{KeyMapping, Layout};

@@ -13,8 +13,9 @@ struct Entry<'a> {
     data_offsets: [usize; 2],
 }
 
-/// Writes tensors (name, shape, elements row by row) as F32, atomically. The header is own code: the
-/// `safetensors` crate writes metadata in random order, but the same run must produce the same bytes.
+/// Writes tensors (name, shape, elements row by row) as F32, atomically. The header is own code:
+/// the `safetensors` crate writes metadata in random order, but the same run must produce the same
+/// bytes.
 ///
 /// # Errors
 /// A file that cannot be written.

@@ -36,8 +36,8 @@ struct Extent {
 }
 
 impl Array {
-    /// Describes a tensor and checks that all its elements are inside its storage. The error is the rest
-    /// of a sentence that begins with the tensor's name.
+    /// Describes a tensor and checks that all its elements are inside its storage. The error is the
+    /// rest of a sentence that begins with the tensor's name.
     pub(super) fn new(
         dtype: Dtype,
         shape: Vec<usize>,

@@ -1,9 +1,9 @@
 //! Reading of weights from safetensors files and the two formats of PyTorch, through one interface.
-//! Only tensors, and texts next to them, are read. No object in a pickle is built, and nothing that a
-//! pickle names is called.
+//! Only tensors, and texts next to them, are read. No object in a pickle is built, and nothing that
+//! a pickle names is called.
 //!
-//! Own code, because `pytorch-reader` 0.22 is less strict: a file of 1 KiB can make it allocate up to
-//! 10 GiB, and of two tensors of one name it silently takes one.
+//! Own code, because `pytorch-reader` 0.22 is less strict: a file of 1 KiB can make it allocate up
+//! to 10 GiB, and of two tensors of one name it silently takes one.
 
 mod array;
 mod dtype;
@@ -50,10 +50,9 @@ impl std::fmt::Display for Format {
 
 /// Open file of weights, of which only the description has been read.
 ///
-/// The names of nested values are joined by `/`. A file that
-/// `torch.save({"epoch": 3, "model": {"head.bias": b}}, ...)` wrote has the tensor `model/head.bias`
-/// and the text `epoch`. An item of a list has its index as its name. A tensor that was saved alone has
-/// the name `tensor`.
+/// The names of nested values are joined by `/`. A file that `torch.save({"epoch": 3, "model":
+/// {"head.bias": b}}, ...)` wrote has the tensor `model/head.bias` and the text `epoch`. An item of
+/// a list has its index as its name. A tensor that was saved alone has the name `tensor`.
 pub struct Weights {
     /// Format of the file.
     pub format: Format,
@@ -148,8 +147,8 @@ impl Weights {
 fn detect_format(input: &mut Input) -> Result<Format, ReadError> {
     let head = input.bytes(0, input.length().min(512))?;
     let unsupported = match &head[..] {
-        // This case precedes the next two: a header of 640 bytes begins like a pickle, one of 67 MB like
-        // a zip archive.
+        // This case precedes the next two: a header of 640 bytes begins like a pickle, one of 67 MB
+        // like a zip archive.
         [_, _, _, _, 0, 0, 0, 0, b'{', ..] => return Ok(Format::Safetensors),
         [b'P', b'K', 3, 4, ..] => return Ok(Format::TorchZip),
         [0x80, ..] => return Ok(Format::TorchOld),
@@ -164,7 +163,8 @@ fn detect_format(input: &mut Input) -> Result<Format, ReadError> {
         _ if head.get(257..262) == Some(b"ustar") => {
             "is a tar archive, as PyTorch before 0.1.10 wrote; load it in PyTorch and save it again with torch.save(model.state_dict(), ...)"
         }
-        [_, _, _, _, _, _, _, _, b'{', ..] => return Ok(Format::Safetensors), // the header is too long, which its reader reports
+        // The header is too long, which its reader reports.
+        [_, _, _, _, _, _, _, _, b'{', ..] => return Ok(Format::Safetensors),
         _ => "is neither a safetensors file nor one that torch.save wrote; give the complete checkpoint",
     };
     Err(ReadError::Unsupported(unsupported.to_string()))

@@ -1,7 +1,7 @@
 //! Reading of the format of `torch.save` before PyTorch 1.6, which it still writes with
-//! `_use_new_zipfile_serialization=False`. The file contains five pickles: a magic number, a version,
-//! properties of the machine, the object and the keys of its storages. Then follow, for each key, the
-//! number of elements and the elements.
+//! `_use_new_zipfile_serialization=False`. The file contains five pickles: a magic number, a
+//! version, properties of the machine, the object and the keys of its storages. Then follow, for
+//! each key, the number of elements and the elements.
 
 use super::array::Storage;
 use super::input::Input;
@@ -23,7 +23,7 @@ pub(super) fn read(input: &mut Input) -> Result<ParsedFile, ReadError> {
             Ok(pickles) => return pickles.tensors(input),
             Err(ReadError::Truncated) if length == LARGEST_PICKLE => return Err(ReadError::damaged("its pickles are larger than 256 MB")),
             Err(ReadError::Truncated) if length == wanted => wanted *= 2,
-            Err(fault) => return Err(fault),
+            Err(error) => return Err(error),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Tensors and their names in a pickle of PyTorch. Only the classes and functions in this file have a
-//! meaning. All others are counted and skipped.
+//! Tensors and their names in a pickle of PyTorch. Only the classes and functions in this file have
+//! a meaning. All others are counted and skipped.
 
 use super::array::Array;
 use super::array::Storage;
@@ -24,7 +24,8 @@ pub(super) struct StorageId<'p> {
 }
 
 impl<'p> StorageId<'p> {
-    /// Parses `("storage", class, key, device, elements)`, in the old format with a part at the end.
+    /// Parses `("storage", class, key, device, elements)`, in the old format with a part at the
+    /// end.
     pub fn of(pickle: &'p Pickle<'_>, value: &Value<'_>) -> Option<StorageId<'p>> {
         let Value::Persistent(id) = value else { return None };
         let [kind, class, key, _, elements, rest @ ..] = pickle.items(*id)? else { return None };
@@ -159,14 +160,14 @@ struct Walk<'p, 'a> {
     /// Class of a skipped object; an object that contains tensors takes precedence.
     object: Option<String>,
     visits: usize,
-    /// Bytes that names, texts and visits may still take. A value has a name for each place that refers
-    /// to it, so their number is not bounded by the pickle's size.
+    /// Bytes that names, texts and visits may still take. A value has a name for each place that
+    /// refers to it, so their number is not bounded by the pickle's size.
     allowance: usize,
 }
 
 impl<'p> Walk<'p, '_> {
-    /// Collects a value and its contents under a name. Within an object, whose class is `inside`, it
-    /// collects only texts.
+    /// Collects a value and its contents under a name. Within an object, whose class is `inside`,
+    /// it collects only texts.
     fn visit(&mut self, handle: Handle, name: &mut String, inside: Option<&str>) -> Result<(), ReadError> {
         const MOST_VISITS: usize = 4_000_000;
         /// Cost of a visit, which bounds the visits of a small pickle.
@@ -240,7 +241,8 @@ impl<'p> Walk<'p, '_> {
         visited
     }
 
-    /// Returns whether to visit the items of a container. The caller must then pop it from the path.
+    /// Returns whether to visit the items of a container. The caller must then pop it from the
+    /// path.
     fn enter(&mut self, container: Handle) -> Result<bool, ReadError> {
         const DEEPEST: usize = 16;
         if self.path.contains(&container) {

@@ -1,6 +1,6 @@
-//! Reading of the format of `torch.save` since PyTorch 1.6: a zip archive with one folder that contains
-//! the pickle (`data.pkl`) and each storage (`data/KEY`). Entries are not compressed, so a storage is a
-//! range of the file's bytes.
+//! Reading of the format of `torch.save` since PyTorch 1.6: a zip archive with one folder that
+//! contains the pickle (`data.pkl`) and each storage (`data/KEY`). Entries are not compressed, so a
+//! storage is a range of the file's bytes.
 
 use super::array::Storage;
 use super::input::Input;
@@ -140,8 +140,8 @@ impl Archive<'_> {
     }
 }
 
-/// Reader of the file with a limit on the bytes read. A directory could otherwise claim all of a large
-/// file.
+/// Reader of the file with a limit on the bytes read. A directory could otherwise claim all of a
+/// large file.
 struct Limited<'a> {
     input: &'a mut Input,
     /// Bytes that may still be read.

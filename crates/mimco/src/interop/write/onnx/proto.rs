@@ -1,5 +1,5 @@
-//! Messages of ONNX's protobuf schema that an export needs, with the schema's names and field numbers.
-//! Fields that are not declared here are skipped on reading.
+//! Messages of ONNX's protobuf schema that an export needs, with the schema's names and field
+//! numbers. Fields that are not declared here are skipped on reading.
 
 use prost::bytes::Bytes;
 
@@ -169,8 +169,8 @@ pub struct TensorShapeProto {
     pub dim: Vec<DimensionProto>,
 }
 
-/// `TensorShapeProto.Dimension` in the schema. Its `oneof` is two optional fields here, which have the
-/// same encoding.
+/// `TensorShapeProto.Dimension` in the schema. Its `oneof` is two optional fields here, which have
+/// the same encoding.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DimensionProto {
     /// Fixed size.

@@ -27,7 +27,8 @@ impl<'a> Machine<'a> {
         self.recall_slot(slot)
     }
 
-    /// Pushes an integer. Truth values are integers of two digits; Python 2's long integers end with L.
+    /// Pushes an integer. Truth values are integers of two digits; Python 2's long integers end
+    /// with L.
     pub fn push_int_by_line(&mut self) -> Result<(), ReadError> {
         let line = self.line()?;
         let digits = line.strip_suffix(b"L").unwrap_or(line);

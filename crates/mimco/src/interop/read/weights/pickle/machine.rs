@@ -42,8 +42,8 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Checks that a pickle has no more values than weights need. An instruction adds few of them, so a
-    /// check after each instruction is enough.
+    /// Checks that a pickle has no more values than weights need. An instruction adds few of them,
+    /// so a check after each instruction is enough.
     pub fn check_size(&self) -> Result<(), ReadError> {
         const MOST: usize = 8_000_000;
         let sizes = [self.values.len(), self.stack.len(), self.marks.len(), self.memo.len()];
@@ -55,7 +55,8 @@ impl<'a> Machine<'a> {
         self.rest.len()
     }
 
-    /// Records a call of the value on the stack. A few classes are plain containers and are read as such.
+    /// Records a call of the value on the stack. A few classes are plain containers and are read as
+    /// such.
     pub fn call(&mut self, args: Handle) -> Result<(), ReadError> {
         let called = self.pop()?;
         let class = match get(&self.values, called) {
@@ -86,8 +87,8 @@ impl<'a> Machine<'a> {
         self.push(Value::Object { class, args, state: NONE })
     }
 
-    /// Returns the entries of a dict by its arguments: none or, as Python 2 writes it, a list of pairs.
-    /// The first number is that of the inspected items.
+    /// Returns the entries of a dict by its arguments: none or, as Python 2 writes it, a list of
+    /// pairs. The first number is that of the inspected items.
     fn pairs(&self, arguments: &[Handle]) -> (usize, Option<Vec<(Handle, Handle)>>) {
         let [list] = arguments else { return (0, arguments.is_empty().then(Vec::new)) };
         let Some(list) = items(&self.values, *list) else { return (0, None) };

@@ -1,7 +1,8 @@
-//! Pickles of Python, protocols 0 to 5, read as data. The stack machine runs, but a class or function is
-//! only a name, and a call only a record. Values are entries of one list that refer to each other by
-//! number, so shared, cyclic and deeply nested values are cheap. No instruction copies more items than
-//! the pickle has bytes, which bounds the memory by a multiple of the pickle's size.
+//! Pickles of Python, protocols 0 to 5, read as data. The stack machine runs, but a class or
+//! function is only a name, and a call only a record. Values are entries of one list that refer to
+//! each other by number, so shared, cyclic and deeply nested values are cheap. No instruction
+//! copies more items than the pickle has bytes, which bounds the memory by a multiple of the
+//! pickle's size.
 
 mod lines;
 mod machine;
