@@ -96,8 +96,7 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error>
     Ok(Loaded { backbone: Backbone { vit, parameters }, info })
 }
 
-/// Returns the model that [`load`] would return, without reading its parameters and without
-/// logging.
+/// Returns the model that [`load`] would return, without reading parameters or logging.
 ///
 /// # Errors
 /// Those of [`load`], except for missing and misshapen tensors and for values that are not finite.
@@ -132,8 +131,7 @@ fn complete_info(path: &Path, layout: &Layout, resolved: &ResolvedModel, overrid
     Ok(info)
 }
 
-/// Describes a foreign checkpoint in one line: its project, its model and where each value comes
-/// from.
+/// Describes a foreign checkpoint in one line: its project, its model and the origin of each value.
 fn describe(path: &Path, layout: &Layout, resolved: &ResolvedModel) -> String {
     let values = resolved.provenance.iter().skip(1); // the first is the layout
     let values: Vec<String> = values.map(|value| format!("{} {} ({})", value.property, value.value, value.origin)).collect();

@@ -4,7 +4,8 @@
 use super::backbone::open_weights;
 use super::read::layouts::{KeyMapping, Layout};
 use super::read::printable;
-use super::read::resolve::{Provenance, ResolvedModel};
+pub use super::read::resolve::Provenance;
+use super::read::resolve::ResolvedModel;
 use super::read::tensor_map::TensorMap;
 use crate::Error;
 use crate::models::backbone::FeatureKind;

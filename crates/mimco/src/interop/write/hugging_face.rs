@@ -148,8 +148,7 @@ pub(crate) fn config(info: &Info) -> Value {
     config
 }
 
-/// Returns the `preprocessor_config.json`, which does what this program's evaluation transform
-/// does.
+/// Returns the `preprocessor_config.json`, which is equivalent to this program's transform.
 pub(crate) fn preprocessor(info: &Info) -> Value {
     let size = info.model.image;
     let square = json!({"height": size, "width": size});

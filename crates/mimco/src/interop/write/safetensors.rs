@@ -14,8 +14,7 @@ struct Entry<'a> {
 }
 
 /// Writes tensors (name, shape, elements row by row) as F32, atomically. The header is own code:
-/// the `safetensors` crate writes metadata in random order, but the same run must produce the same
-/// bytes.
+/// the `safetensors` crate writes metadata in random order, which would change the bytes.
 ///
 /// # Errors
 /// A file that cannot be written.

@@ -3,13 +3,13 @@
 /// Element type of a tensor that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// f64.
+    /// Double precision (f64).
     F64,
-    /// f32.
+    /// Single precision (f32).
     F32,
-    /// f16 (IEEE half precision).
+    /// Half precision (f16).
     F16,
-    /// bf16 (the upper half of an f32).
+    /// Upper half of single precision (bf16).
     BF16,
 }
 

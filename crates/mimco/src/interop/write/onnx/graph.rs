@@ -20,8 +20,7 @@ pub(super) struct Graph<'f, 'p> {
     pub(super) constants: Vec<Constant<'p>>,
 }
 
-/// Constant. Its bytes are made one constant at a time, so the parameters are never copied as a
-/// whole.
+/// Constant. Its bytes are made on demand, so the parameters are never copied as a whole.
 pub(super) struct Constant<'p> {
     pub(super) name: String,
     dims: Vec<usize>,

@@ -127,8 +127,7 @@ fn begin_field(out: &mut dyn Write, number: u8, length: usize) -> io::Result<()>
     out.write_all(&bytes)
 }
 
-/// Returns the length of a field with a message or bytes of this length, for field numbers below
-/// 16.
+/// Returns the length of a field with contents of this length, for field numbers below 16.
 fn field_len(length: usize) -> usize {
     1 + length_delimiter_len(length) + length
 }
