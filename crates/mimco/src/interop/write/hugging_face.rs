@@ -2,7 +2,8 @@
 //! registers a `Dinov2WithRegistersModel`, and its preprocessor. transformers reads these names
 //! since version 4.
 
-use super::tensors::{NamedTensor, shortest_decimal};
+use super::safetensors::NamedTensor;
+use super::tensors::shortest_decimal;
 use crate::interop::info::Info;
 use crate::models::vit::VitConfig;
 use mimco_data::transform::SMALL;

@@ -2,7 +2,8 @@
 //! `config.json`, in which `create_model("local-dir:...")` finds architecture, heads and
 //! normalization.
 
-use super::tensors::{NamedTensor, backbone_tensors, shortest_decimal};
+use super::safetensors::NamedTensor;
+use super::tensors::{backbone_tensors, shortest_decimal};
 use crate::interop::info::Info;
 use crate::models::backbone::{Backbone, FeatureKind};
 use crate::models::vit::{Forward, NORM_EPS, Vit, VitConfig};
