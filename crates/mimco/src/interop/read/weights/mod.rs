@@ -50,9 +50,9 @@ impl std::fmt::Display for Format {
 
 /// Open file of weights, of which only the description has been read.
 ///
-/// The names of nested values are joined by `/`. A file that `torch.save({"epoch": 3, "model":
-/// {"head.bias": b}}, ...)` wrote has the tensor `model/head.bias` and the text `epoch`. An item of
-/// a list has its index as its name. A tensor that was saved alone has the name `tensor`.
+/// The names of nested values are joined by `/`: saving `{"epoch": 3, "model": {"head.bias": b}}`
+/// gives the tensor `model/head.bias` and the text `epoch`. An item of a list has its index as its
+/// name. A tensor that was saved alone has the name `tensor`.
 pub struct Weights {
     /// Format of the file.
     pub format: Format,
