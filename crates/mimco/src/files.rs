@@ -1,15 +1,16 @@
-//! Files that are there whole or not at all.
+//! Atomic writing of files.
 
 use crate::Error;
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Writes a file by way of `NAME.tmp` beside it: filled by `fill`, synced, renamed. A crash leaves the old file or the new one; a `.tmp` that a
-/// crash left behind is overwritten by the next try.
+/// Writes a file atomically: `fill` writes `NAME.tmp` in the same folder, which is synced and
+/// renamed. A crash leaves the old file or the new one; the next call overwrites a leftover
+/// `NAME.tmp`.
 ///
 /// # Errors
-/// Where it cannot be written; the old file is untouched then, and no `.tmp` stays.
+/// A file that cannot be written. The old file is then unchanged, and `NAME.tmp` is removed.
 pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>) -> Result<(), Error> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".tmp");
@@ -29,30 +30,30 @@ pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut (dyn Write + Se
     })
 }
 
-/// [`write_atomically_with`] of bytes at hand.
+/// Writes `bytes` to a file atomically.
 ///
 /// # Errors
-/// As there.
+/// Those of [`write_atomically_with`].
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     write_atomically_with(path, |out| out.write_all(bytes))
 }
 
-/// What a failure to write means for the person who reads it.
+/// Describes an error of writing together with its remedy.
 pub fn describe(error: &std::io::Error) -> String {
     if error.kind() == ErrorKind::InvalidInput {
-        return error.to_string(); // what was to be written cannot be, on any disk
+        return error.to_string(); // the contents are invalid, whatever the disk
     }
     let remedy = match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "free some space",
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the folder one that you may write",
-        ErrorKind::NotFound | ErrorKind::NotADirectory => "make the folder",
-        ErrorKind::IsADirectory => "move the folder of that name away",
-        _ => "see that the disk is there and has room",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "make the folder writable",
+        ErrorKind::NotFound | ErrorKind::NotADirectory => "create the folder",
+        ErrorKind::IsADirectory => "move the folder of that name",
+        _ => "check that the disk is present and has space",
     };
     format!("cannot be written: {error}; {remedy} and run the same command again")
 }
 
-/// Makes the renaming itself last; best effort, since not every file system can.
+/// Syncs the folder of a renamed file. Errors are ignored, because some file systems cannot do it.
 fn sync_folder(path: &Path) {
     if let Some(folder) = path.parent()
         && let Ok(folder) = File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })

@@ -1,5 +1,5 @@
-//! Bound on the memory that a file can make its reader allocate. The allocator is the whole program's,
-//! so this is the only test here.
+//! Bound on the memory that a file can make its reader allocate. The allocator is the whole
+//! program's, so this is the only test here.
 
 use mimco::interop::read::weights::Weights;
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -21,13 +21,15 @@ unsafe impl GlobalAlloc for Recording {
     }
 
     unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller upholds the contract of `dealloc`, and `at` came from the system's allocator.
+        // SAFETY: the caller upholds the contract of `dealloc`, and `at` came from the system's
+        // allocator.
         unsafe { System.dealloc(at, layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         LARGEST.fetch_max(size, Ordering::Relaxed);
-        // SAFETY: the caller upholds the contract of `realloc`, and `at` came from the system's allocator.
+        // SAFETY: the caller upholds the contract of `realloc`, and `at` came from the system's
+        // allocator.
         unsafe { System.realloc(at, layout, size) }
     }
 }
@@ -60,7 +62,8 @@ fn no_wrong_size_in_a_file_is_allocated() {
                 let mut changed = file.clone();
                 changed.iter_mut().skip(at).zip(value).for_each(|(byte, value)| *byte = *value);
                 let largest = largest_request(changed);
-                // An archive's fields of two bytes can request 64 KiB, which also exceeds a small pickle's values.
+                // An archive's fields of two bytes can request 64 KiB, which also exceeds a small
+                // pickle's values.
                 assert!(largest <= 2 * file.len() + (64 << 10), "{largest} bytes for a file of {}, changed at {at}", file.len());
             }
         }

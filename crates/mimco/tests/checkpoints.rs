@@ -1,6 +1,6 @@
 //! Reading of foreign checkpoints (fixtures/checkpoints, made by fixtures/make_checkpoints.py with
-//! PyTorch, timm and transformers). The tokens of every layout are PyTorch's, undetermined properties
-//! are errors that name a setting, and unsupported models are refused by name.
+//! PyTorch, timm and transformers). The tokens of every layout are PyTorch's, undetermined
+//! properties are errors that name a setting, and unsupported models are refused by name.
 
 use mimco::interop::backbone::{self, Loaded};
 use mimco::interop::convert::{ExportTarget, Request, convert};
@@ -198,8 +198,8 @@ fn a_vit_s_has_the_heads_of_the_project_that_trained_it() {
 
 type Named = (String, Vec<usize>, Vec<f32>);
 
-/// Writes a small ViT's tensors after `change`. All elements of a tensor are 0.5 plus a hundredth of
-/// its name's length.
+/// Writes a small ViT's tensors after `change`. All elements of a tensor are 0.5 plus a hundredth
+/// of its name's length.
 fn written(path: &Path, config: &VitConfig, change: impl FnOnce(&mut Vec<Named>)) {
     let numbers = |(name, shape): (String, Vec<usize>)| {
         let numbers = vec![0.5 + name.len() as f32 / 100.0; shape.iter().product()];
@@ -254,7 +254,8 @@ fn tensors_and_model_agree_or_nothing_is_loaded() {
     assert!(refusal(&path, &defaults).contains("model.image_size"));
     let settled = backbone::load(&path, &BackboneOverrides { image_size: Some(16), ..Default::default() }).unwrap();
     assert_eq!(settled.info.model.image, 16);
-    // An export determines which it is: 10 rows are a class token and 3 x 3 patches, or all of one patch, 8 registers and a class token.
+    // An export determines which it is: 10 rows are a class token and 3 x 3 patches, or all of one
+    // patch, 8 registers and a class token.
     let three = VitConfig { registers: 8, ..VitConfig::plain(64, 1, 128, 4, 12) };
     written(&path, &three, |_| {});
     assert!(refusal(&path, &defaults).contains("model.image_size"));

@@ -24,8 +24,8 @@ pub struct Loaded {
     pub info: Info,
 }
 
-/// Writes a backbone as a safetensors file with timm's names, and next to it `config.json` (the same
-/// [`Info`], indented) and `README.md` (the model card).
+/// Writes a backbone as a safetensors file with timm's names, and next to it `config.json` (the
+/// same [`Info`], indented) and `README.md` (the model card).
 ///
 /// # Errors
 /// A file that cannot be written.
@@ -42,7 +42,7 @@ pub fn save(path: &Path, parameters: &Parameters, info: &Info) -> Result<(), Err
 ///
 /// # Errors
 /// - A file that is missing, damaged or not a ViT's, or a model of an unsupported kind.
-/// - A property of the model that nothing determines; the error names the setting which supplies it.
+/// - A property of the model that nothing determines; the error names its setting.
 /// - The first tensor that is missing, has the wrong shape or is not finite.
 ///
 /// # Examples
@@ -96,7 +96,7 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error>
     Ok(Loaded { backbone: Backbone { vit, parameters }, info })
 }
 
-/// Returns the model that [`load`] would return, without reading its parameters and without logging.
+/// Returns the model that [`load`] would return, without reading parameters or logging.
 ///
 /// # Errors
 /// Those of [`load`], except for missing and misshapen tensors and for values that are not finite.
@@ -131,7 +131,7 @@ fn complete_info(path: &Path, layout: &Layout, resolved: &ResolvedModel, overrid
     Ok(info)
 }
 
-/// Describes a foreign checkpoint in one line: its project, its model and where each value comes from.
+/// Describes a foreign checkpoint in one line: its project, its model and the origin of each value.
 fn describe(path: &Path, layout: &Layout, resolved: &ResolvedModel) -> String {
     let values = resolved.provenance.iter().skip(1); // the first is the layout
     let values: Vec<String> = values.map(|value| format!("{} {} ({})", value.property, value.value, value.origin)).collect();

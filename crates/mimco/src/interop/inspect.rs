@@ -1,9 +1,11 @@
-//! Inspection of a checkpoint: its model, where each property comes from, and the use of each tensor.
+//! Inspection of a checkpoint: its model, where each property comes from, and the use of each
+//! tensor.
 
 use super::backbone::open_weights;
 use super::read::layouts::{KeyMapping, Layout};
 use super::read::printable;
-use super::read::resolve::{Provenance, ResolvedModel};
+pub use super::read::resolve::Provenance;
+use super::read::resolve::ResolvedModel;
 use super::read::tensor_map::TensorMap;
 use crate::Error;
 use crate::models::backbone::FeatureKind;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Vision transformer with its own parameters.
 #[derive(Clone)]
 pub struct Backbone {
-    /// Model.
+    /// Architecture, with the places of its parameters.
     pub vit: Vit,
     /// Parameters of the model.
     pub parameters: Parameters,

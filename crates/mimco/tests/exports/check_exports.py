@@ -1,16 +1,17 @@
-"""Loads what `mimco convert` writes in the libraries it is written for, and compares the tokens with the checkpoints'.
+"""Loads the exports of `mimco convert` in the libraries they are for, and compares the tokens with the checkpoints'.
 
     python check_exports.py BINARY [--fixtures FOLDER] [--keep FOLDER]
 
-(PyTorch 2.13, timm 1.0.31, transformers 5, onnxruntime 1.32, safetensors 0.8.) FOLDER is made by make_checkpoints.py.
-For some of its checkpoints `BINARY convert FILE OUT --to FORM [SETTING...]` writes:
-    timm     a folder with model.safetensors and config.json: into timm's VisionTransformer by the config's "model_args"
-             with every name matched, and by timm.create_model("local-dir:OUT"); the config's mean and deviation
-    hf       a folder with model.safetensors, config.json and preprocessor_config.json: by transformers' AutoModel with
-             every name matched; the processor's mean and deviation
-    onnx     a file: by onnxruntime, its input `pixel_values` and its outputs `tokens`, `class` and `mean`, at another batch too
+(PyTorch 2.13, timm 1.0.31, transformers 5, onnxruntime 1.32, safetensors 0.8.) make_checkpoints.py makes FOLDER.
+For some of its checkpoints, `BINARY convert FILE OUT --to FORM [SETTING...]` writes:
+    timm     a folder with model.safetensors and config.json: loaded into timm's VisionTransformer with the config's
+             "model_args" and every name matched, and by timm.create_model("local-dir:OUT"); the config's mean and std
+    hf       a folder with model.safetensors, config.json and preprocessor_config.json: loaded by transformers' AutoModel
+             with every name matched; the processor's mean and std
+    onnx     a file: run by onnxruntime with the input `pixel_values` and the outputs `tokens`, `class` and `mean`, also
+             with another batch size
     native   a file: converted once more, to timm
-Tokens may differ by 1e-4 of their norm. Prints a line for each and ends with 1 if any fails.
+Tokens may differ by 1e-4 of their norm. Prints a line for each export; the exit status is 1 if any check fails.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from safetensors.torch import load_file
 
 TOLERANCE = 1e-4
 
-# Every layout once to timm, the rest where a form has something of its own to write: layer scale, registers, neither.
+# Every layout once to timm, then the variants that a form distinguishes: LayerScale, registers, neither.
 CHECKS = {
     "timm": [
         "moco_v3.pth.tar", "moby.pth", "dino.pth", "ibot.pth", "mae.pth", "dinov2.pth", "dinov2_reg.pth", "timm.safetensors", "timm_reg.pth",
@@ -41,7 +42,7 @@ class Failed(Exception):
     pass
 
 
-def needs(condition, what):
+def require(condition, what):
     if not condition:
         raise Failed(what)
 
@@ -55,18 +56,18 @@ class Checks:
     def convert(self, source, to, form, settings=()):
         command = [str(self.binary), "convert", str(source), str(to), "--to", form, *settings]
         ran = subprocess.run(command, capture_output=True, text=True)
-        said = (ran.stderr or ran.stdout).strip()
-        needs(ran.returncode == 0, f"ended with {ran.returncode}: {said}")
+        message = (ran.stderr or ran.stdout).strip()
+        require(ran.returncode == 0, f"ended with {ran.returncode}: {message}")
 
     def pixels(self, entry):
         mean, std = (torch.tensor(entry[name])[:, None, None] for name in ("mean", "std"))
         return (self.expected[entry["images"]] - mean) / std
 
     def same(self, what, got, wanted):
-        needs(tuple(got.shape) == tuple(wanted.shape), f"{what}: shape {list(got.shape)}, not {list(wanted.shape)}")
-        apart = float((got - wanted).norm() / wanted.norm())
-        needs(apart <= TOLERANCE, f"{what}: {apart:.1e} of their norm apart")
-        self.apart = max(self.apart, apart)
+        require(tuple(got.shape) == tuple(wanted.shape), f"{what}: shape {list(got.shape)}, not {list(wanted.shape)}")
+        difference = float((got - wanted).norm() / wanted.norm())
+        require(difference <= TOLERANCE, f"{what}: differs by {difference:.1e} of the norm")
+        self.difference = max(self.difference, difference)
 
     def run(self, form, file):
         entry = self.entries[file]
@@ -74,14 +75,14 @@ class Checks:
         out = self.work / f"{file}-{form}"
         out = {"onnx": out / "model.onnx", "native": out / "backbone.safetensors"}.get(form, out)
         out.parent.mkdir(parents=True, exist_ok=True)
-        self.apart = 0.0
+        self.difference = 0.0
         self.convert(self.fixtures / file, out, form, entry["settings"])
         getattr(self, form)(entry, out, self.expected[entry["tokens"]])
-        return self.apart
+        return self.difference
 
     def statistics(self, entry, found, where):
-        for ours, theirs in (("mean", found[0]), ("std", found[1])):
-            needs(torch.allclose(torch.tensor(entry[ours]), torch.tensor(list(theirs)), atol=1e-6), f"{where}: {ours} {theirs}, not {entry[ours]}")
+        for name, values in (("mean", found[0]), ("std", found[1])):
+            require(torch.allclose(torch.tensor(entry[name]), torch.tensor(list(values)), atol=1e-6), f"{where}: {name} {values}, not {entry[name]}")
 
     def timm(self, entry, out, wanted):
         import timm
@@ -92,15 +93,15 @@ class Checks:
         plain = VisionTransformer(**{"num_classes": 0} | config["model_args"])
         plain.load_state_dict(weights, strict=True)
         created = timm.create_model(f"local-dir:{out}", pretrained=True)
-        needs(created.num_classes == 0, f"a classifier of {created.num_classes}")
+        require(created.num_classes == 0, f"a classifier of {created.num_classes}")
         for name, model in (("VisionTransformer", plain), ("create_model", created)):
-            needs(set(model.state_dict()) == set(weights), f"{name}: names differ: {sorted(set(model.state_dict()) ^ set(weights))}")
+            require(set(model.state_dict()) == set(weights), f"{name}: names differ: {sorted(set(model.state_dict()) ^ set(weights))}")
             with torch.no_grad():
                 self.same(name, model.eval().forward_features(self.pixels(entry)), wanted)
                 self.same(f"{name}, pooled", model(self.pixels(entry)), self.pooled(config.get("global_pool", "token"), entry, wanted))
         found = timm.data.resolve_model_data_config(created)
         self.statistics(entry, (found["mean"], found["std"]), "config.json")
-        needs(found["input_size"] == (3, entry["image"], entry["image"]), f"input_size {found['input_size']}")
+        require(found["input_size"] == (3, entry["image"], entry["image"]), f"input_size {found['input_size']}")
 
     def pooled(self, pooling, entry, tokens):
         return tokens[:, 0] if pooling in ("token", "class") else tokens[:, 1 + entry["registers"]:].mean(1)
@@ -108,16 +109,16 @@ class Checks:
     def hf(self, entry, out, wanted):
         from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
-        # ViTModel adds a pooler, which no self-supervised method trains, unless it is told not to.
+        # By default ViTModel adds a pooler, which no self-supervised method trains.
         options = {"add_pooling_layer": False} if AutoConfig.from_pretrained(out).model_type == "vit" else {}
         model, loading = AutoModel.from_pretrained(out, output_loading_info=True, dtype=torch.float32, **options)
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            needs(not loading.get(kind), f"{kind}: {sorted(loading[kind])[:4]}")
+            require(not loading.get(kind), f"{kind}: {sorted(loading[kind])[:4]}")
         with torch.no_grad():
             self.same(type(model).__name__, model.eval()(self.pixels(entry)).last_hidden_state, wanted)
         processor = AutoImageProcessor.from_pretrained(out)
         self.statistics(entry, (processor.image_mean, processor.image_std), "preprocessor_config.json")
-        # An image already of the right size goes through it unchanged but for the normalisation.
+        # The processor only normalizes an image that has the right size.
         pictures = (self.expected[entry["images"]] * 255).round().byte()
         self.same("processor", processor(list(pictures), return_tensors="pt")["pixel_values"], self.pixels(entry))
 
@@ -126,7 +127,7 @@ class Checks:
 
         session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()], sorted(value.name for value in session.get_outputs())
-        needs(names == (["pixel_values"], ["class", "mean", "tokens"]), f"inputs and outputs {names}")
+        require(names == (["pixel_values"], ["class", "mean", "tokens"]), f"inputs and outputs {names}")
         for batch in (2, 1):
             tokens, first, mean = session.run(["tokens", "class", "mean"], {"pixel_values": self.pixels(entry)[:batch].numpy()})
             self.same("tokens", torch.from_numpy(tokens), wanted[:batch])
@@ -144,7 +145,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary", type=Path)
     parser.add_argument("--fixtures", type=Path, default=Path(__file__).resolve().parent.parent / "fixtures" / "checkpoints")
-    parser.add_argument("--keep", type=Path, help="write there, not to a temporary folder")
+    parser.add_argument("--keep", type=Path, help="folder to write to instead of a temporary one")
     arguments = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -156,7 +157,7 @@ def main():
                 except Failed as why:
                     print(f"FAILED  {form:<7}{file:<24}{why}")
                     failures += 1
-                except Exception as why:  # a library's own refusal
+                except Exception as why:  # an error of the library
                     print(f"FAILED  {form:<7}{file:<24}{type(why).__name__}: {str(why).strip().splitlines()[0] if str(why).strip() else ''}")
                     failures += 1
     print(f"{failures} failed" if failures else "all agree")

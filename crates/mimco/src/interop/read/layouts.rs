@@ -117,8 +117,9 @@ fn choose_encoder(weights: &Weights, names: &BTreeSet<&str>, encoder: Option<&st
     if found.iter().any(|(prefix, _)| !secondary(prefix)) {
         found.retain(|(prefix, _)| !secondary(prefix));
     }
+    // mmselfsup stores MoCo v3's encoder under two names.
     if found.iter().any(|(prefix, _)| prefix.ends_with("backbone.")) {
-        found.retain(|(prefix, _)| prefix.ends_with("backbone.")); // mmselfsup stores MoCo v3's encoder under two names
+        found.retain(|(prefix, _)| prefix.ends_with("backbone."));
     }
     match found[..] {
         [(prefix, family)] => Ok((prefix.to_string(), family, encoders)),

@@ -212,7 +212,7 @@ fn parse_metadata(path: &Path, json: &str) -> Result<Info, Error> {
     serde_json::from_str(json).map_err(|e| Error::file(path, format!("its metadata cannot be parsed ({e}); export the backbone again")))
 }
 
-/// Checks that the sizes in the metadata are those of the tensors. Memory is allocated by these sizes.
+/// Checks that the sizes in the metadata, by which memory is allocated, are those of the tensors.
 fn check_against_metadata(path: &Path, info: &Info, tensors: &VitConfig) -> Result<(), Error> {
     let sizes = |c: &VitConfig| (c.width, c.depth, c.mlp, c.patch, c.image, c.registers, c.layer_scale != 0.0);
     if sizes(&info.model) != sizes(tensors) {
@@ -222,8 +222,8 @@ fn check_against_metadata(path: &Path, info: &Info, tensors: &VitConfig) -> Resu
     Ok(())
 }
 
-/// Determines a model's sizes and the rows of its positions from the shapes. `image` (pixels) selects
-/// a grid if the positions fit several.
+/// Determines a model's sizes and the rows of its positions from the shapes. `image` (pixels)
+/// selects a grid if the positions fit several.
 fn sizes(map: &TensorMap<'_>, image: Option<usize>) -> Result<(VitConfig, PositionRows), String> {
     let Some(&[width, channels, patch, patch_width]) = map.shape("patch_embed.proj.weight") else {
         return Err("has a patch embedding that is not [width, 3, patch, patch]; it is not a ViT's checkpoint".into());

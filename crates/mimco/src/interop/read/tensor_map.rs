@@ -45,7 +45,7 @@ impl<'a> TensorMap<'a> {
         self.whole.get(parameter).copied()
     }
 
-    /// Returns the names in the file of q, k and v, for a parameter that is stored in three tensors.
+    /// Returns the names in the file of q, k and v, for a parameter that is stored in three parts.
     pub fn qkv_parts(&self, parameter: &str) -> Option<[&'a str; 3]> {
         match self.qkv_parts.get(parameter)? {
             [Some(q), Some(k), Some(v)] => Some([q, k, v]),
@@ -58,7 +58,7 @@ impl<'a> TensorMap<'a> {
         self.whole.keys().chain(self.qkv_parts.keys()).copied()
     }
 
-    /// Whether a parameter is the bias of q, k and v in a model without such biases. Its values are 0.
+    /// Whether a parameter is the bias of q, k and v in a model without such biases. It is 0 then.
     pub fn lacks_bias(&self, parameter: &str) -> bool {
         parameter.ends_with(QKV_BIAS) && !self.has_qkv_bias
     }
@@ -78,8 +78,8 @@ impl<'a> TensorMap<'a> {
         self.weights.tensors.get(stored).map_or(&[], |array| &array.shape)
     }
 
-    /// Describes the tensors that were skipped for their element type, as a note to an error about a
-    /// missing tensor.
+    /// Describes the tensors that were skipped for their element type, as a note to an error about
+    /// a missing tensor.
     pub fn skipped_types(&self) -> String {
         let types = self.weights.left_out.iter().filter(|(what, _)| !what.contains('.'));
         let types: Vec<String> = types.map(|(what, count)| format!("{count} of {}", printable(what))).collect();

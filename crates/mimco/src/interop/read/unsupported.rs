@@ -64,8 +64,8 @@ pub(super) fn no_encoder(path: &Path, names: &BTreeSet<&str>) -> String {
     }
 }
 
-/// Returns the error about a tensor of the encoder that has no parameter. `rest` is its name without
-/// the encoder's prefix.
+/// Returns the error about a tensor of the encoder that has no parameter. `rest` is its name
+/// without the encoder's prefix.
 pub(super) fn unknown_tensor(name: &str, rest: &str) -> String {
     let name = printable(name);
     let what = if rest.contains("fc_norm.") {

@@ -1,7 +1,9 @@
-//! Export for Hugging Face: a folder with a `ViTModel`, with LayerScale a `Dinov2Model`, with registers
-//! a `Dinov2WithRegistersModel`, and its preprocessor. transformers reads these names since version 4.
+//! Export for Hugging Face: a folder with a `ViTModel`, with LayerScale a `Dinov2Model`, with
+//! registers a `Dinov2WithRegistersModel`, and its preprocessor. transformers reads these names
+//! since version 4.
 
-use super::tensors::{NamedTensor, shortest_decimal};
+use super::safetensors::NamedTensor;
+use super::tensors::shortest_decimal;
 use crate::interop::info::Info;
 use crate::models::vit::VitConfig;
 use mimco_data::transform::SMALL;
@@ -24,8 +26,8 @@ fn kind(config: &VitConfig) -> Kind {
     }
 }
 
-/// Tensors that the models of Hugging Face require and that do not change the tokens: a mask token of
-/// zeros and LayerScale factors of ones.
+/// Tensors that the models of Hugging Face require and that do not change the tokens: a mask token
+/// of zeros and LayerScale factors of ones.
 pub(crate) struct Constants {
     zeros: Vec<f32>,
     ones: Vec<f32>,
@@ -147,7 +149,7 @@ pub(crate) fn config(info: &Info) -> Value {
     config
 }
 
-/// Returns the `preprocessor_config.json`, which does what this program's evaluation transform does.
+/// Returns the `preprocessor_config.json`, which is equivalent to this program's transform.
 pub(crate) fn preprocessor(info: &Info) -> Value {
     let size = info.model.image;
     let square = json!({"height": size, "width": size});

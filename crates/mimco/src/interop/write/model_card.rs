@@ -3,8 +3,9 @@
 use crate::interop::info::Info;
 use std::fmt::Write;
 
-/// Returns the model card of the weights `file` in Markdown. The block between the `---` lines is for
-/// model hubs. Exports are reproducible to the byte, so the wording of the card is part of them.
+/// Returns the model card of the weights `file` in Markdown. The block between the `---` lines is
+/// for model hubs. Exports are reproducible to the byte, so the wording of the card is part of
+/// them.
 pub fn text(file: &str, info: &Info) -> String {
     let model = &info.model;
     let mut card = String::from("---\ntags:\n- image-feature-extraction\n- vision-transformer\n");

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
+/// Tensor to write: name, shape and elements, row by row.
+pub type NamedTensor<'a> = (String, Vec<usize>, &'a [f32]);
+
 #[derive(Serialize)]
 struct Entry<'a> {
     dtype: &'static str,
@@ -13,12 +16,12 @@ struct Entry<'a> {
     data_offsets: [usize; 2],
 }
 
-/// Writes tensors (name, shape, elements row by row) as F32, atomically. The header is own code: the
-/// `safetensors` crate writes metadata in random order, but the same run must produce the same bytes.
+/// Writes tensors as F32, atomically. The header is own code:
+/// the `safetensors` crate writes metadata in random order, which would change the bytes.
 ///
 /// # Errors
 /// A file that cannot be written.
-pub fn write_f32(path: &Path, tensors: &[(String, Vec<usize>, &[f32])], metadata: &BTreeMap<String, String>) -> Result<(), Error> {
+pub fn write_f32(path: &Path, tensors: &[NamedTensor<'_>], metadata: &BTreeMap<String, String>) -> Result<(), Error> {
     let mut header = BTreeMap::new();
     let mut end = 0;
     for (name, shape, data) in tensors {

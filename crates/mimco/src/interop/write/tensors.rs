@@ -1,10 +1,8 @@
-//! Tensors and numbers in the form in which exports contain them.
+//! Conversion of parameters and numbers to the form in which exports contain them.
 
+use super::safetensors::NamedTensor;
 use crate::models::vit::VitConfig;
 use mimco_engine::Parameters;
-
-/// Tensor to write: name, shape and elements, row by row.
-pub(crate) type NamedTensor<'a> = (String, Vec<usize>, &'a [f32]);
 
 /// Returns a backbone's parameters under timm's names. `parameters` may hold them under these names
 /// or, as MoCo v3 does, with the prefix `base_encoder.` among others.

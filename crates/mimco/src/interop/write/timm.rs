@@ -1,7 +1,9 @@
 //! Export for timm: a state dict that `load_state_dict(strict=True)` accepts, and the hub's
-//! `config.json`, in which `create_model("local-dir:...")` finds architecture, heads and normalization.
+//! `config.json`, in which `create_model("local-dir:...")` finds architecture, heads and
+//! normalization.
 
-use super::tensors::{NamedTensor, backbone_tensors, shortest_decimal};
+use super::safetensors::NamedTensor;
+use super::tensors::{backbone_tensors, shortest_decimal};
 use crate::interop::info::Info;
 use crate::models::backbone::{Backbone, FeatureKind};
 use crate::models::vit::{ForwardOptions, NORM_EPS, Vit, VitConfig};
@@ -13,7 +15,8 @@ const NEGLIGIBLE: f64 = 2e-5;
 
 /// Replaces the epsilon of the norms by timm's 1e-6, which its files cannot change. If that changes
 /// the tokens of an image of noise, the residual stream is also multiplied by sqrt(1e-6 / eps). Its
-/// norms, and so all tokens after the last one, then stay the same. Returns a warning about the change.
+/// norms, and so all tokens after the last one, then stay the same. Returns a warning about the
+/// change.
 pub(crate) fn replace_norm_eps(backbone: &mut Backbone, info: &mut Info) -> Option<String> {
     let own = backbone.vit.config.norm_eps;
     if own == NORM_EPS {
@@ -98,7 +101,8 @@ pub(crate) fn config(info: &Info) -> Value {
         (1024, 24) => "large",
         _ => "base",
     };
-    // These override the arguments of the named architecture, so any size, head count and patch works.
+    // These override the arguments of the named architecture, so any size, head count and patch
+    // works.
     let mut arguments = json!({
         "img_size": model.image,
         "patch_size": model.patch,

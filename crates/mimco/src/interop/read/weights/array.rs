@@ -1,41 +1,43 @@
-//! A tensor as its file describes it: a shape and strides over a storage.
+//! Description of a tensor in a file: a shape and strides over a storage.
 
 use super::dtype::Dtype;
-use super::fault::Fault;
 use super::input::Input;
+use super::read_error::ReadError;
 
-/// A tensor in a file: what it is and where its elements lie.
+/// Tensor in a file, of which only the description has been read.
 #[derive(Clone, Debug)]
 pub struct Array {
-    /// What the file stores.
+    /// Element type in the file.
     pub dtype: Dtype,
-    /// Sizes, outermost first.
+    /// Shape, outermost size first.
     pub shape: Vec<usize>,
-    /// Elements from one index to the next, for each size; 0 where there is but one index.
+    /// Distance in elements between consecutive indices, for each size; 0 for a size of 1.
     strides: Vec<usize>,
     storage: Storage,
-    /// Elements of the storage before the first.
+    /// Number of elements in the storage before the first.
     offset: usize,
 }
 
-/// A run of bytes that tensors lie in.
+/// Contiguous bytes that contain the elements of tensors.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Storage {
-    /// Its first byte in the file.
+    /// Offset of the first byte in the file.
     pub start: u64,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: u64,
 }
 
-/// How much of its storage a tensor needs.
+/// Part of its storage that a tensor needs.
 struct Extent {
+    /// Number of elements of the tensor.
     elements: usize,
-    /// Elements of the storage from the tensor's first to its last.
+    /// Number of elements of the storage from the tensor's first to its last.
     spanned: usize,
 }
 
 impl Array {
-    /// A tensor whose every element lies inside its storage; otherwise what is wrong, as the rest of a sentence about the tensor.
+    /// Describes a tensor and checks that all its elements are inside its storage. The error is the
+    /// rest of a sentence that begins with the tensor's name.
     pub(super) fn new(
         dtype: Dtype,
         shape: Vec<usize>,
@@ -49,8 +51,8 @@ impl Array {
         Ok(array)
     }
 
-    /// A tensor that fills its storage row by row.
-    pub(super) fn whole(dtype: Dtype, shape: Vec<usize>, storage: Storage) -> Result<Array, &'static str> {
+    /// Describes a tensor that fills its storage row by row.
+    pub(super) fn contiguous(dtype: Dtype, shape: Vec<usize>, storage: Storage) -> Result<Array, &'static str> {
         let mut strides = vec![0; shape.len()];
         let mut next = 1usize;
         for (stride, size) in strides.iter_mut().zip(&shape).rev() {
@@ -60,23 +62,24 @@ impl Array {
         Array::new(dtype, shape, strides, storage, 0)
     }
 
-    /// All elements, row by row.
-    pub(super) fn read(&self, input: &mut Input) -> Result<Vec<f32>, Fault> {
-        // Once more, since the shape is anyone's to change.
-        let extent = self.extent().map_err(Fault::damaged)?;
+    /// Reads all elements, row by row.
+    pub(super) fn read(&self, input: &mut Input) -> Result<Vec<f32>, ReadError> {
+        // Checked again, because the shape is a public field.
+        let extent = self.extent().map_err(ReadError::damaged)?;
         if extent.elements == 0 {
             return Ok(Vec::new());
         }
-        let start = self.storage.start.checked_add((self.offset * self.dtype.size()) as u64).ok_or(Fault::Cut)?;
-        let spanned = input.numbers(self.dtype, start, extent.spanned)?;
-        Ok(if self.is_row_by_row() { spanned } else { self.gather(&spanned, extent.elements) })
+        let start = self.storage.start.checked_add((self.offset * self.dtype.size()) as u64).ok_or(ReadError::Truncated)?;
+        let spanned = input.elements(self.dtype, start, extent.spanned)?;
+        Ok(if self.is_contiguous() { spanned } else { self.gather(&spanned, extent.elements) })
     }
 
+    /// Computes the part of the storage that the tensor needs and checks that the storage has it.
     fn extent(&self) -> Result<Extent, &'static str> {
         if self.shape.len() != self.strides.len() {
-            return Err("has not as many strides as sizes");
+            return Err("has another number of strides than of sizes");
         }
-        // Sizes beside a 0 must not overflow either: whoever multiplies them would.
+        // The product of the other sizes must not overflow even next to a size of 0.
         let product = self.shape.iter().filter(|size| **size > 0).try_fold(1usize, |product, size| product.checked_mul(*size));
         let elements = if self.shape.contains(&0) { product.map(|_| 0) } else { product }.ok_or(TOO_MANY)?;
         if elements == 0 {
@@ -96,7 +99,7 @@ impl Array {
         Ok(Extent { elements, spanned: last + 1 })
     }
 
-    fn is_row_by_row(&self) -> bool {
+    fn is_contiguous(&self) -> bool {
         let mut next = 1;
         self.shape.iter().zip(&self.strides).rev().filter(|(size, _)| **size != 1).all(|(size, stride)| {
             let fits = *stride == next;
@@ -105,10 +108,11 @@ impl Array {
         })
     }
 
+    /// Collects `elements` elements from the spanned part of the storage, row by row.
     fn gather(&self, spanned: &[f32], elements: usize) -> Vec<f32> {
         let mut gathered = Vec::with_capacity(elements);
         let mut index = vec![0; self.shape.len()];
-        let mut at = 0;
+        let mut at = 0; // index into `spanned`
         for _ in 0..elements {
             gathered.extend(spanned.get(at));
             for ((i, size), stride) in index.iter_mut().zip(&self.shape).zip(&self.strides).rev() {

@@ -1,20 +1,20 @@
-//! Element types.
+//! Element types of tensors.
 
-/// What is read as numbers.
+/// Element type of a tensor that can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dtype {
-    /// Double precision.
+    /// Double precision (f64).
     F64,
-    /// Single precision.
+    /// Single precision (f32).
     F32,
-    /// Half precision.
+    /// Half precision (f16).
     F16,
-    /// The upper half of single precision.
+    /// Upper half of single precision (bf16).
     BF16,
 }
 
 impl Dtype {
-    /// As PyTorch calls it.
+    /// Returns PyTorch's name of the type.
     pub fn name(self) -> &'static str {
         match self {
             Dtype::F64 => "float64",
@@ -24,7 +24,7 @@ impl Dtype {
         }
     }
 
-    /// Bytes of an element.
+    /// Returns the size of an element in bytes.
     pub(super) fn size(self) -> usize {
         match self {
             Dtype::F64 => 8,

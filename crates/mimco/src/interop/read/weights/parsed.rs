@@ -1,12 +1,13 @@
-//! What the readers of the formats return.
+//! Result of the readers of the file formats.
 
 use super::array::Array;
 use std::collections::BTreeMap;
 
-/// More than any file's description of its tensors takes.
+/// Largest pickle that is read, in bytes. No file's description of its tensors is larger.
 pub const LARGEST_PICKLE: u64 = 256 << 20;
 
-/// What the formats' readers find.
+/// Contents of a file without the elements of its tensors; the fields are
+/// those of `Weights`.
 #[derive(Default)]
 pub struct ParsedFile {
     pub tensors: BTreeMap<String, Array>,

@@ -1,12 +1,12 @@
-//! The header of a safetensors file: eight bytes that say how long it is, then JSON. Own code, since the crate maps the whole file into memory
-//! or wants it there, and takes the last of two tensors of one name without a word.
+//! Reading of safetensors files: eight bytes with the length of the header, the header as JSON, the
+//! data. Own code, because the `safetensors` crate needs the whole file in memory or mapped, and
+//! silently takes the last of two tensors of one name.
 
-use super::array::Array;
-use super::array::Storage;
+use super::array::{Array, Storage};
 use super::dtype::Dtype;
-use super::fault::Fault;
 use super::input::Input;
 use super::parsed::ParsedFile;
+use super::read_error::ReadError;
 use crate::interop::read::escape::printable;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
@@ -14,32 +14,33 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 use std::fmt;
 
-/// Reads the header; each byte of data must belong to one tensor.
-pub(super) fn read(input: &mut Input) -> Result<ParsedFile, Fault> {
-    /// The format's own limit of a header.
+/// Reads the header. Each byte of data must belong to exactly one tensor.
+pub(super) fn read(input: &mut Input) -> Result<ParsedFile, ReadError> {
+    /// Limit of the header's length in the format, in bytes.
     const LARGEST: u64 = 100_000_000;
     let mut length = [0; 8];
     length.copy_from_slice(&input.bytes(0, 8)?);
     let length = u64::from_le_bytes(length);
     if length > LARGEST {
-        return Err(Fault::damaged("its header is said to be larger than 100 MB"));
+        return Err(ReadError::damaged("its header is larger than 100 MB"));
     }
     let json = input.bytes(8, length)?;
     if json.first() != Some(&b'{') {
-        return Err(Fault::damaged("its header is no JSON"));
+        return Err(ReadError::damaged("its header is not JSON"));
     }
-    let header: Header = serde_json::from_slice(&json).map_err(|e| Fault::Damaged(format!("its header: {}", printable(&e.to_string()))))?;
+    let header: Header =
+        serde_json::from_slice(&json).map_err(|e| ReadError::Damaged(format!("its header: {}", printable(&e.to_string()))))?;
     let data = 8 + length;
     check_offsets(&header, input.length() - data)?;
     let mut found = ParsedFile { texts: header.metadata, ..ParsedFile::default() };
     for (name, entry) in header.tensors {
         let [start, end] = entry.data_offsets;
         let storage = Storage { start: data + start, length: end - start };
-        let wrong = |why: &str| Fault::Damaged(format!("tensor {} {why}", printable(&name)));
+        let wrong = |why: &str| ReadError::Damaged(format!("tensor {} {why}", printable(&name)));
         let elements = entry.shape.0.iter().try_fold(1u64, |product, size| product.checked_mul(*size as u64));
         let bits = bits(&entry.dtype);
         if bits.is_some_and(|bits| elements.and_then(|n| n.checked_mul(bits)) != storage.length.checked_mul(8)) {
-            return Err(wrong("has not the bytes that its shape and type need"));
+            return Err(wrong("has another size than its shape and type need"));
         }
         let dtype = match &entry.dtype[..] {
             "F64" => Dtype::F64,
@@ -51,30 +52,33 @@ pub(super) fn read(input: &mut Input) -> Result<ParsedFile, Fault> {
                 continue;
             }
         };
-        let array = Array::whole(dtype, entry.shape.0, storage).map_err(wrong)?;
+        let array = Array::contiguous(dtype, entry.shape.0, storage).map_err(wrong)?;
         found.tensors.insert(name, array);
     }
     Ok(found)
 }
 
-/// The tensors' data must lie one behind the other, without holes, to the end of the file.
-fn check_offsets(header: &Header, length: u64) -> Result<(), Fault> {
+/// Checks that the tensors' data are contiguous and extend to the end of the file.
+fn check_offsets(header: &Header, length: u64) -> Result<(), ReadError> {
     let mut by_start: Vec<(&[u64; 2], &String)> = header.tensors.iter().map(|(name, entry)| (&entry.data_offsets, name)).collect();
     by_start.sort_unstable();
     let mut at = 0;
     for ([start, end], name) in by_start {
         if *end > length {
-            return Err(Fault::Cut);
+            return Err(ReadError::Truncated);
         }
         if *start != at || end < start {
-            return Err(Fault::Damaged(format!("the data of tensor {} does not begin where the one before ends", printable(name))));
+            return Err(ReadError::Damaged(format!(
+                "the data of tensor {} does not begin at the end of the preceding tensor's",
+                printable(name)
+            )));
         }
         at = *end;
     }
-    if at == length { Ok(()) } else { Err(Fault::Damaged(format!("{} bytes at its end belong to no tensor", length - at))) }
+    if at == length { Ok(()) } else { Err(ReadError::Damaged(format!("{} bytes at its end belong to no tensor", length - at))) }
 }
 
-/// Bits of an element, for types that the format knew when this was written.
+/// Returns the size of an element in bits, for the types that the format has at present.
 fn bits(dtype: &str) -> Option<u64> {
     Some(match dtype {
         "F4" => 4,
@@ -87,6 +91,7 @@ fn bits(dtype: &str) -> Option<u64> {
     })
 }
 
+/// Returns PyTorch's name of an element type.
 fn pytorch_name(dtype: &str) -> String {
     match dtype {
         "BOOL" => "bool".to_string(),
@@ -196,7 +201,7 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         f.write_str("a shape of at most 64 sizes")
     }
 
-    /// Stops at PyTorch's own limit, so that a few bytes of text a size do not become many times their memory.
+    /// Stops at PyTorch's own limit of 64 sizes, which bounds the memory by the length of the text.
     fn visit_seq<A: SeqAccess<'de>>(self, mut sizes: A) -> Result<Shape, A::Error> {
         let mut shape = Vec::new();
         while let Some(size) = sizes.next_element()? {

@@ -20,7 +20,7 @@ pub(super) struct Graph<'f, 'p> {
     pub(super) constants: Vec<Constant<'p>>,
 }
 
-/// Constant. Its bytes are made one constant at a time, so the parameters are never copied as a whole.
+/// Constant. Its bytes are made on demand, so the parameters are never copied as a whole.
 pub(super) struct Constant<'p> {
     pub(super) name: String,
     dims: Vec<usize>,
@@ -40,7 +40,8 @@ impl<'f, 'p> Graph<'f, 'p> {
     pub(super) fn build(config: &VitConfig, parameter: FindParameter<'f, 'p>) -> io::Result<Self> {
         let mut graph = Graph { config: config.clone(), parameter, nodes: Vec::new(), constants: Vec::new() };
         let (width, heads, tokens) = (config.width as i64, config.heads as i64, config.tokens() as i64);
-        // A reshape may leave one size open (-1), here the batch, so no shape is computed at run time.
+        // A reshape may leave one size open (-1), here the batch, so no shape is computed at run
+        // time.
         graph.integers("shape.rows", &[-1, width]);
         graph.integers("shape.tokens", &[-1, tokens, width]);
         graph.integers("shape.heads", &[-1, tokens, heads, width / heads]);
@@ -56,8 +57,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(graph)
     }
 
-    /// Embeds pixels `[batch, 3, image, image]` as rows of tokens `[batch · tokens, width]`. Only the
-    /// attention needs to know which rows belong to an image.
+    /// Embeds pixels `[batch, 3, image, image]` as rows of tokens `[batch · tokens, width]`. Only
+    /// the attention needs to know which rows belong to an image.
     fn embed(&mut self) -> io::Result<String> {
         let VitConfig { width, patch, .. } = self.config;
         let prefix = self.config.prefix() as i64;
@@ -70,8 +71,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.integers("patch_embed.shape", &[0, width as i64, -1]);
         let x = self.node("Reshape", &[&x, "patch_embed.shape"], "patch_embed.flatten", vec![]);
         let x = self.transpose(&x, &[0, 2, 1], "patch_embed");
-        // Zeros reserve rows for the class token and the registers, which the constant below adds. A
-        // concatenation would have to repeat them for the batch, whose size is unknown.
+        // Zeros reserve rows for the class token and the registers, which the constant below adds.
+        // A concatenation would have to repeat them for the batch, whose size is unknown.
         self.integers("prefix.pads", &[0, prefix, 0, 0, 0, 0]);
         let x = self.node("Pad", &[&x, "prefix.pads"], "prefix.room", vec![]);
         self.prefix_and_positions()?;
@@ -79,8 +80,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(self.node("Reshape", &[&x, "shape.rows"], "embedded.rows", vec![]))
     }
 
-    /// Adds the constant for the tokens of every image: the class token plus its position, the registers,
-    /// and the patches' positions.
+    /// Adds the constant for the tokens of every image: the class token plus its position, the
+    /// registers, and the patches' positions.
     fn prefix_and_positions(&mut self) -> io::Result<()> {
         let VitConfig { width, registers, .. } = self.config;
         let tokens = self.config.tokens();
@@ -111,7 +112,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.residual(&x, &y, name, 2)
     }
 
-    /// Adds the attention: rows `[.., 3 · width]` of queries, keys and values -> rows `[.., width]`.
+    /// Adds the attention: rows `[.., 3 · width]` of queries, keys and values -> rows `[..,
+    /// width]`.
     fn attention(&mut self, qkv: &str, name: &str) -> String {
         let parts = ["q", "k", "v"].map(|part| format!("{name}.{part}"));
         self.nodes.push(NodeProto {
@@ -134,8 +136,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.node("Reshape", &[&y, "shape.rows"], name, vec![])
     }
 
-    /// Adds y · (1 + erf(y / √2)) / 2. Runtimes recognize this order of operations as a GELU, for which
-    /// set 17 has no operator.
+    /// Adds y · (1 + erf(y / √2)) / 2. Runtimes recognize this order of operations as a GELU, for
+    /// which set 17 has no operator.
     fn gelu(&mut self, y: &str, name: &str) -> String {
         let e = self.node("Div", &[y, "gelu.sqrt2"], &format!("{name}.div"), vec![]);
         let e = self.node("Erf", &[&e], &format!("{name}.erf"), vec![]);
@@ -144,8 +146,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         self.node("Mul", &[&e, "gelu.half"], name, vec![])
     }
 
-    /// Adds x + y, with y scaled by LayerScale if the model has it. `half` is 1 for the attention, 2 for
-    /// the MLP.
+    /// Adds x + y, with y scaled by LayerScale if the model has it. `half` is 1 for the attention,
+    /// 2 for the MLP.
     fn residual(&mut self, x: &str, y: &str, name: &str, half: usize) -> io::Result<String> {
         let mut y = y.to_string();
         if self.config.layer_scale != 0.0 {
@@ -164,8 +166,8 @@ impl<'f, 'p> Graph<'f, 'p> {
         Ok(self.node("LayerNormalization", &[x, &weight, &bias], name, settings))
     }
 
-    /// Adds a linear layer as `Gemm`, which takes timm's weights `[outputs, inputs]`. onnxruntime packs
-    /// them once, so it is as fast as a `MatMul` of transposed weights.
+    /// Adds a linear layer as `Gemm`, which takes timm's weights `[outputs, inputs]`. onnxruntime
+    /// packs them once, so it is as fast as a `MatMul` of transposed weights.
     fn linear(&mut self, x: &str, name: &str, inputs: usize, outputs: usize) -> io::Result<String> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
         self.parameter(&weight, &[outputs, inputs])?;

@@ -47,8 +47,8 @@ pub(crate) fn export(path: &Path, batch: Option<usize>, parameters: &Parameters,
     compare().map_err(|e: io::Error| Error::file(path, format!("{e} when read back; write it to another disk")))
 }
 
-/// Writer that accepts only the bytes of an existing file. It compares a whole file without holding it
-/// in memory.
+/// Writer that accepts only the bytes of an existing file. It compares a whole file without holding
+/// it in memory.
 struct Comparison(BufReader<File>);
 
 impl Write for Comparison {
@@ -77,8 +77,8 @@ impl Comparison {
     }
 }
 
-/// Writes a backbone as an ONNX model, one parameter at a time. `batch` fixes the number of images of a
-/// call; without it any number is allowed. The same backbone always gives the same bytes.
+/// Writes a backbone as an ONNX model, one parameter at a time. `batch` fixes the number of images
+/// of a call; without it any number is allowed. The same backbone always gives the same bytes.
 ///
 /// # Errors
 /// A batch of 0 images, a parameter that is missing or has the wrong size, parameters that exceed
@@ -102,8 +102,9 @@ fn write(
             LARGEST as f64 / 1e9
         )));
     }
-    // A protobuf message is a sequence of fields in any order. So the graph can follow the rest of the
-    // model, and the parameters the rest of the graph; only the lengths must be known in advance.
+    // A protobuf message is a sequence of fields in any order. So the graph can follow the rest of
+    // the model, and the parameters the rest of the graph; only the lengths must be known in
+    // advance.
     let model = model(metadata).encode_to_vec();
     let rest = graph_around(config, batch, &graph).encode_to_vec();
     let constants: usize = graph.constants.iter().map(|c| field_len(constant_len(c))).sum();
@@ -126,7 +127,7 @@ fn begin_field(out: &mut dyn Write, number: u8, length: usize) -> io::Result<()>
     out.write_all(&bytes)
 }
 
-/// Returns the length of a field with a message or bytes of this length, for field numbers below 16.
+/// Returns the length of a field with contents of this length, for field numbers below 16.
 fn field_len(length: usize) -> usize {
     1 + length_delimiter_len(length) + length
 }

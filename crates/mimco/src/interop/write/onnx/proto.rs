@@ -1,5 +1,5 @@
-//! Messages of ONNX's protobuf schema that an export needs, with the schema's names and field numbers.
-//! Fields that are not declared here are skipped on reading.
+//! Messages of ONNX's protobuf schema that an export needs, with the schema's names and field
+//! numbers. Fields that are not declared here are skipped on reading.
 
 use prost::bytes::Bytes;
 
@@ -37,24 +37,24 @@ pub struct ModelProto {
 /// Nodes in the order of execution, with constants, inputs and outputs.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GraphProto {
-    /// Operations.
+    /// Operations of the graph.
     #[prost(message, repeated, tag = "1")]
     pub node: Vec<NodeProto>,
     /// Name of the graph, which must not be empty.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Constants.
+    /// Constants of the graph.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
-    /// Inputs.
+    /// Inputs of the graph.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
-    /// Outputs.
+    /// Outputs of the graph.
     #[prost(message, repeated, tag = "12")]
     pub output: Vec<ValueInfoProto>,
 }
 
-/// Operation.
+/// Operation of a graph.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct NodeProto {
     /// Names of the values that the operation reads.
@@ -156,7 +156,7 @@ pub struct TensorTypeProto {
     /// Element type: [`FLOAT`] or [`INT64`].
     #[prost(int32, tag = "1")]
     pub elem_type: i32,
-    /// Sizes.
+    /// Sizes of the tensor.
     #[prost(message, optional, tag = "2")]
     pub shape: Option<TensorShapeProto>,
 }
@@ -169,8 +169,8 @@ pub struct TensorShapeProto {
     pub dim: Vec<DimensionProto>,
 }
 
-/// `TensorShapeProto.Dimension` in the schema. Its `oneof` is two optional fields here, which have the
-/// same encoding.
+/// `TensorShapeProto.Dimension` in the schema. Its `oneof` is two optional fields here, which have
+/// the same encoding.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DimensionProto {
     /// Fixed size.
@@ -195,10 +195,10 @@ pub struct OperatorSetIdProto {
 /// Text with a key.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct StringStringEntryProto {
-    /// Key.
+    /// Key of the text.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// Text.
+    /// Text under the key.
     #[prost(string, tag = "2")]
     pub value: String,
 }

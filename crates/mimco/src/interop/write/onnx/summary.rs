@@ -27,7 +27,7 @@ pub struct Summary {
 /// Input or output of a graph.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Value {
-    /// Name.
+    /// Name of the value.
     pub name: String,
     /// Sizes, outermost first; none for a size that the input determines.
     pub sizes: Vec<Option<usize>>,

@@ -1,32 +1,35 @@
-//! The instructions of protocol 0, whose arguments are lines of text.
+//! Instructions of protocol 0, whose arguments are lines of text.
 
-use super::super::fault::Fault;
+use super::super::read_error::ReadError;
 use super::machine::Machine;
 use super::value::{Handle, Value};
 use std::borrow::Cow;
 
 impl<'a> Machine<'a> {
-    /// Up to the end of the line, which is passed over.
-    pub fn line(&mut self) -> Result<&'a [u8], Fault> {
-        let length = self.rest.iter().position(|b| *b == b'\n').ok_or(Fault::Cut)?;
+    /// Reads a line without its end.
+    pub fn line(&mut self) -> Result<&'a [u8], ReadError> {
+        let length = self.rest.iter().position(|b| *b == b'\n').ok_or(ReadError::Truncated)?;
         let line = self.take(length as u64)?;
         self.byte()?;
         Ok(line)
     }
 
-    pub fn memorize_by_line(&mut self) -> Result<(), Fault> {
+    /// Stores the value on the stack in the memo.
+    pub fn memorize_by_line(&mut self) -> Result<(), ReadError> {
         let slot = self.slot()?;
         self.memo.insert(slot, self.top()?);
         Ok(())
     }
 
-    pub fn recall_by_line(&mut self) -> Result<(), Fault> {
+    /// Pushes a value from the memo.
+    pub fn recall_by_line(&mut self) -> Result<(), ReadError> {
         let slot = self.slot()?;
         self.recall_slot(slot)
     }
 
-    /// Truth values are written as integers of two digits; Python 2 ends long ones with an L.
-    pub fn push_int_by_line(&mut self) -> Result<(), Fault> {
+    /// Pushes an integer. Truth values are integers of two digits; Python 2's long integers end
+    /// with L.
+    pub fn push_int_by_line(&mut self) -> Result<(), ReadError> {
         let line = self.line()?;
         let digits = line.strip_suffix(b"L").unwrap_or(line);
         self.push(match digits {
@@ -35,18 +38,19 @@ impl<'a> Machine<'a> {
             _ => match parse(digits) {
                 Some(value) => Value::Int(value),
                 None if digits.len() > 38 => Value::Other("builtins.int"),
-                None => return Err(Fault::damaged("an integer that is none")),
+                None => return Err(ReadError::damaged("an integer is invalid")),
             },
         })
     }
 
-    pub fn push_float_by_line(&mut self) -> Result<(), Fault> {
-        let value = parse(self.line()?).ok_or_else(|| Fault::damaged("a number that is none"))?;
+    /// Pushes a floating-point number.
+    pub fn push_float_by_line(&mut self) -> Result<(), ReadError> {
+        let value = parse(self.line()?).ok_or_else(|| ReadError::damaged("a number is invalid"))?;
         self.push(Value::Float(value))
     }
 
-    /// A text; one of Python 2 stands in quotes.
-    pub fn push_text_by_line(&mut self, in_quotes: bool) -> Result<(), Fault> {
+    /// Pushes a text. Python 2's are in quotes.
+    pub fn push_text_by_line(&mut self, in_quotes: bool) -> Result<(), ReadError> {
         let line = self.line()?;
         let bare = match line {
             [b'\'', bare @ .., b'\''] | [b'"', bare @ .., b'"'] if in_quotes => bare,
@@ -55,15 +59,16 @@ impl<'a> Machine<'a> {
         self.push(Value::Text(unescape(bare)))
     }
 
-    pub fn global_by_lines(&mut self) -> Result<Handle, Fault> {
+    /// Adds a class or function by the lines of its module and name.
+    pub fn global_by_lines(&mut self) -> Result<Handle, ReadError> {
         let (module, name) = (self.line()?, self.line()?);
         let module = self.add(Value::Text(String::from_utf8_lossy(module)))?;
         let name = self.add(Value::Text(String::from_utf8_lossy(name)))?;
         self.add(Value::Global { module, name })
     }
 
-    fn slot(&mut self) -> Result<u64, Fault> {
-        parse(self.line()?).ok_or_else(|| Fault::damaged("a value is kept in no place"))
+    fn slot(&mut self) -> Result<u64, ReadError> {
+        parse(self.line()?).ok_or_else(|| ReadError::damaged("a value is stored under an invalid number"))
     }
 }
 
@@ -71,7 +76,7 @@ fn parse<T: std::str::FromStr>(line: &[u8]) -> Option<T> {
     std::str::from_utf8(line).ok()?.trim().parse().ok()
 }
 
-/// Latin-1 with Python's escapes; one that is not known stays as it is.
+/// Decodes Latin-1 with Python's escapes. Unknown escapes stay as they are.
 fn unescape(line: &[u8]) -> Cow<'_, str> {
     if line.is_ascii() && !line.contains(&b'\\') {
         return String::from_utf8_lossy(line);

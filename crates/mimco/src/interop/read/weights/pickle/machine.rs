@@ -1,27 +1,36 @@
-//! The stack machine that pickles are programs of: its values, its memo, and what the instructions are made of.
+//! Stack machine of pickles: its values, its memo, and the operations that instructions consist of.
 
-use super::super::fault::Fault;
+use super::super::read_error::ReadError;
 use super::value::{Handle, Value, get, global, items};
 use std::collections::HashMap;
 
-/// The values that there is only one of.
+/// Number of the value `None`.
 pub const NONE: Handle = 0;
+/// Number of the value `True`.
 pub const TRUE: Handle = 1;
+/// Number of the value `False`.
 pub const FALSE: Handle = 2;
+/// Number of the empty tuple.
 pub const EMPTY_TUPLE: Handle = 3;
 
+/// State of the stack machine.
 pub struct Machine<'a> {
+    /// Instructions that are not yet executed.
     pub rest: &'a [u8],
+    /// All values.
     pub values: Vec<Value<'a>>,
+    /// Values on the stack.
     pub stack: Vec<Handle>,
-    /// Lengths of the stack where a group of items begins.
+    /// Lengths of the stack at the beginnings of groups of items.
     pub marks: Vec<usize>,
+    /// Values by their number in the memo.
     pub memo: HashMap<u64, Handle>,
-    /// How many items may still be copied from one value to another, or looked at to see whether they can.
+    /// Number of items that may still be copied from one value to another, or inspected for that.
     copies: usize,
 }
 
 impl<'a> Machine<'a> {
+    /// Prepares the execution of a pickle.
     pub fn new(bytes: &'a [u8]) -> Machine<'a> {
         Machine {
             rest: bytes,
@@ -33,32 +42,34 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Stops a pickle that builds more than weights can need; an instruction adds few things, so it is enough to look after each.
-    pub fn check_size(&self) -> Result<(), Fault> {
+    /// Checks that a pickle has no more values than weights need. An instruction adds few of them,
+    /// so a check after each instruction is enough.
+    pub fn check_size(&self) -> Result<(), ReadError> {
         const MOST: usize = 8_000_000;
         let sizes = [self.values.len(), self.stack.len(), self.marks.len(), self.memo.len()];
         if sizes.iter().any(|size| *size > MOST) { Err(too_large()) } else { Ok(()) }
     }
 
-    /// Bytes behind the instructions so far.
+    /// Returns the number of bytes after the executed instructions.
     pub fn unread(&self) -> usize {
         self.rest.len()
     }
 
-    /// Notes a call of what is on the stack; a few classes are plain containers and become those.
-    pub fn call(&mut self, args: Handle) -> Result<(), Fault> {
+    /// Records a call of the value on the stack. A few classes are plain containers and are read as
+    /// such.
+    pub fn call(&mut self, args: Handle) -> Result<(), ReadError> {
         let called = self.pop()?;
         let class = match get(&self.values, called) {
             Value::Global { .. } => called,
-            // What an object gives when called is known no better than the object.
+            // The result of calling an object is as unknown as the object.
             Value::Object { class, .. } => *class,
-            _ => return Err(Fault::damaged("a call of what cannot be called")),
+            _ => return Err(ReadError::damaged("a value is called that is not a class")),
         };
         let arguments = items(&self.values, args).unwrap_or_default();
         match global(&self.values, class) {
             Some(("collections", "OrderedDict") | ("builtins" | "__builtin__", "dict")) => {
-                let (looked_at, pairs) = self.pairs(arguments);
-                self.copies = self.copies.checked_sub(looked_at).ok_or_else(too_large)?;
+                let (inspected, pairs) = self.pairs(arguments);
+                self.copies = self.copies.checked_sub(inspected).ok_or_else(too_large)?;
                 if let Some(pairs) = pairs {
                     return self.push(Value::Dict(pairs));
                 }
@@ -76,7 +87,8 @@ impl<'a> Machine<'a> {
         self.push(Value::Object { class, args, state: NONE })
     }
 
-    /// What a dict is made of by its arguments, nothing or as Python 2 writes it, a list of pairs; and how many items that took to see.
+    /// Returns the entries of a dict by its arguments: none or, as Python 2 writes it, a list of
+    /// pairs. The first number is that of the inspected items.
     fn pairs(&self, arguments: &[Handle]) -> (usize, Option<Vec<(Handle, Handle)>>) {
         let [list] = arguments else { return (0, arguments.is_empty().then(Vec::new)) };
         let Some(list) = items(&self.values, *list) else { return (0, None) };
@@ -87,50 +99,57 @@ impl<'a> Machine<'a> {
         (list.len(), list.iter().map(pair).collect())
     }
 
-    pub fn append(&mut self, mut items: Vec<Handle>) -> Result<(), Fault> {
+    /// Appends items to the list on the stack.
+    pub fn append(&mut self, mut items: Vec<Handle>) -> Result<(), ReadError> {
         let target = self.top()?;
         match self.values.get_mut(target as usize) {
             Some(Value::List(list)) => list.append(&mut items),
             Some(Value::Object { .. } | Value::Other(_)) => {}
-            _ => return Err(Fault::damaged("an item for what is no list")),
+            _ => return Err(ReadError::damaged("an item is added to a value that is not a list")),
         }
         Ok(())
     }
 
-    pub fn insert(&mut self, items: &[Handle]) -> Result<(), Fault> {
+    /// Adds keys and values to the dict on the stack.
+    pub fn insert(&mut self, items: &[Handle]) -> Result<(), ReadError> {
         let pairs = pairs_of(items)?;
         let target = self.top()?;
         match self.values.get_mut(target as usize) {
             Some(Value::Dict(dict)) => dict.extend(pairs),
             Some(Value::Object { .. } | Value::Other(_)) => {}
-            _ => return Err(Fault::damaged("an entry for what is no dict")),
+            _ => return Err(ReadError::damaged("an entry is added to a value that is not a dict")),
         }
         Ok(())
     }
 
-    pub fn memorize(&mut self, width: usize) -> Result<(), Fault> {
+    /// Stores the value on the stack in the memo, under a number of `width` bytes.
+    pub fn memorize(&mut self, width: usize) -> Result<(), ReadError> {
         let slot = self.number(width)?;
         self.memo.insert(slot, self.top()?);
         Ok(())
     }
 
-    pub fn recall(&mut self, width: usize) -> Result<(), Fault> {
+    /// Pushes a value from the memo, by a number of `width` bytes.
+    pub fn recall(&mut self, width: usize) -> Result<(), ReadError> {
         let slot = self.number(width)?;
         self.recall_slot(slot)
     }
 
-    pub fn recall_slot(&mut self, slot: u64) -> Result<(), Fault> {
-        let value = self.memo.get(&slot).ok_or_else(|| Fault::damaged("a value is used before it is there"))?;
+    /// Pushes a value from the memo.
+    pub fn recall_slot(&mut self, slot: u64) -> Result<(), ReadError> {
+        let value = self.memo.get(&slot).ok_or_else(|| ReadError::damaged("a value is used before it is stored"))?;
         self.stack.push(*value);
         Ok(())
     }
 
-    pub fn push_int(&mut self, width: usize) -> Result<(), Fault> {
+    /// Pushes an integer of `width` bytes.
+    pub fn push_int(&mut self, width: usize) -> Result<(), ReadError> {
         let value = self.number(width)?;
         self.push(Value::Int(value.into()))
     }
 
-    pub fn push_long(&mut self, width: usize) -> Result<(), Fault> {
+    /// Pushes an integer whose length has `width` bytes.
+    pub fn push_long(&mut self, width: usize) -> Result<(), ReadError> {
         let length = self.number(width)?;
         let bytes = self.take(length)?;
         let negative = bytes.last().is_some_and(|b| b & 0x80 != 0);
@@ -144,19 +163,22 @@ impl<'a> Machine<'a> {
         })
     }
 
-    pub fn push_text(&mut self, width: usize) -> Result<(), Fault> {
+    /// Pushes a text whose length has `width` bytes.
+    pub fn push_text(&mut self, width: usize) -> Result<(), ReadError> {
         let length = self.number(width)?;
         let bytes = self.take(length)?;
         self.push(Value::Text(String::from_utf8_lossy(bytes)))
     }
 
-    pub fn push_opaque(&mut self, width: usize, class: &'static str) -> Result<(), Fault> {
+    /// Pushes a value of a class that is not read, whose length has `width` bytes.
+    pub fn push_opaque(&mut self, width: usize, class: &'static str) -> Result<(), ReadError> {
         let length = self.number(width)?;
         self.take(length)?;
         self.push(Value::Other(class))
     }
 
-    pub fn push_tuple(&mut self, items: usize) -> Result<(), Fault> {
+    /// Pushes a tuple of the top items of the stack.
+    pub fn push_tuple(&mut self, items: usize) -> Result<(), ReadError> {
         let mut tuple = Vec::with_capacity(items);
         for _ in 0..items {
             tuple.push(self.pop()?);
@@ -165,61 +187,68 @@ impl<'a> Machine<'a> {
         self.push(Value::Tuple(tuple))
     }
 
-    pub fn push(&mut self, value: Value<'a>) -> Result<(), Fault> {
+    /// Pushes a new value.
+    pub fn push(&mut self, value: Value<'a>) -> Result<(), ReadError> {
         let handle = self.add(value)?;
         self.stack.push(handle);
         Ok(())
     }
 
-    pub fn add(&mut self, value: Value<'a>) -> Result<Handle, Fault> {
+    /// Adds a value without pushing it.
+    pub fn add(&mut self, value: Value<'a>) -> Result<Handle, ReadError> {
         let handle = Handle::try_from(self.values.len()).map_err(|_| too_large())?;
         self.values.push(value);
         Ok(handle)
     }
 
-    pub fn top(&self) -> Result<Handle, Fault> {
+    /// Returns the value on top of the stack.
+    pub fn top(&self) -> Result<Handle, ReadError> {
         let group = self.marks.last().copied().unwrap_or(0);
-        self.stack.get(group..).and_then(<[Handle]>::last).copied().ok_or_else(|| Fault::damaged("a value is used that is not there"))
+        self.stack.get(group..).and_then(<[Handle]>::last).copied().ok_or_else(|| ReadError::damaged("a value is missing on the stack"))
     }
 
-    pub fn pop(&mut self) -> Result<Handle, Fault> {
+    /// Pops the value on top of the stack.
+    pub fn pop(&mut self) -> Result<Handle, ReadError> {
         let top = self.top()?;
         self.stack.pop();
         Ok(top)
     }
 
-    /// The items since the last mark.
-    pub fn group(&mut self) -> Result<Vec<Handle>, Fault> {
-        let start = self.marks.pop().ok_or_else(|| Fault::damaged("a group of values has no beginning"))?;
+    /// Pops the items since the last mark.
+    pub fn group(&mut self) -> Result<Vec<Handle>, ReadError> {
+        let start = self.marks.pop().ok_or_else(|| ReadError::damaged("a group of values has no beginning"))?;
         let start = start.min(self.stack.len());
         Ok(self.stack.drain(start..).collect())
     }
 
-    pub fn byte(&mut self) -> Result<u8, Fault> {
-        let (byte, rest) = self.rest.split_first().ok_or(Fault::Cut)?;
+    /// Reads a byte.
+    pub fn byte(&mut self) -> Result<u8, ReadError> {
+        let (byte, rest) = self.rest.split_first().ok_or(ReadError::Truncated)?;
         self.rest = rest;
         Ok(*byte)
     }
 
-    /// Up to eight bytes, the lowest first.
-    pub fn number(&mut self, width: usize) -> Result<u64, Fault> {
+    /// Reads a number of up to eight bytes, little-endian.
+    pub fn number(&mut self, width: usize) -> Result<u64, ReadError> {
         let bytes = self.take(width as u64)?;
         Ok(bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
-    pub fn take(&mut self, length: u64) -> Result<&'a [u8], Fault> {
-        let length = usize::try_from(length).map_err(|_| Fault::Cut)?;
-        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Fault::Cut)?;
+    /// Reads bytes.
+    pub fn take(&mut self, length: u64) -> Result<&'a [u8], ReadError> {
+        let length = usize::try_from(length).map_err(|_| ReadError::Truncated)?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(ReadError::Truncated)?;
         self.rest = rest;
         Ok(taken)
     }
 }
 
-pub fn pairs_of(items: &[Handle]) -> Result<Vec<(Handle, Handle)>, Fault> {
-    let (pairs, []) = items.as_chunks() else { return Err(Fault::damaged("a key without a value")) };
+/// Pairs up keys and values.
+pub fn pairs_of(items: &[Handle]) -> Result<Vec<(Handle, Handle)>, ReadError> {
+    let (pairs, []) = items.as_chunks() else { return Err(ReadError::damaged("a key has no value")) };
     Ok(pairs.iter().map(|[key, value]| (*key, *value)).collect())
 }
 
-fn too_large() -> Fault {
-    Fault::damaged("a pickle with more values than a file of weights needs")
+fn too_large() -> ReadError {
+    ReadError::damaged("the pickle has more values than weights need")
 }

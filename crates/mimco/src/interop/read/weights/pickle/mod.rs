@@ -1,28 +1,30 @@
-//! Python's pickles, protocols 0 to 5, read as data: the stack machine runs, but what it would import or call becomes a note of the name. Every
-//! value is an entry of one list and points to others by number, so shared, cyclic and deeply nested values cost no more than flat ones. No
-//! instruction may copy more than it is long, which keeps the memory to a multiple of the pickle's size.
+//! Pickles of Python, protocols 0 to 5, read as data. The stack machine runs, but a class or
+//! function is only a name, and a call only a record. Values are entries of one list that refer to
+//! each other by number, so shared, cyclic and deeply nested values are cheap. No instruction
+//! copies more items than the pickle has bytes, which bounds the memory by a multiple of the
+//! pickle's size.
 
 mod lines;
 mod machine;
 mod value;
 
-use super::fault::Fault;
+use super::read_error::ReadError;
 use machine::{EMPTY_TUPLE, FALSE, Machine, NONE, TRUE, pairs_of};
 pub(super) use value::{Handle, Value};
 use value::{get, global, items, text};
 
-/// A whole pickle.
+/// Parsed pickle.
 pub(super) struct Pickle<'a> {
     values: Vec<Value<'a>>,
-    /// The value that it describes.
+    /// Value that the pickle describes.
     pub top: Handle,
-    /// Its bytes.
+    /// Length in bytes.
     pub length: usize,
 }
 
 impl<'a> Pickle<'a> {
-    /// Reads the pickle that `bytes` begin with.
-    pub fn parse(bytes: &'a [u8]) -> Result<Pickle<'a>, Fault> {
+    /// Parses the pickle at the beginning of `bytes`.
+    pub fn parse(bytes: &'a [u8]) -> Result<Pickle<'a>, ReadError> {
         let mut machine = Machine::new(bytes);
         loop {
             match machine.byte()? {
@@ -36,37 +38,40 @@ impl<'a> Pickle<'a> {
         Ok(Pickle { values: machine.values, top, length })
     }
 
+    /// Returns a value.
     pub fn get(&self, handle: Handle) -> &Value<'a> {
         get(&self.values, handle)
     }
 
+    /// Iterates over all values.
     pub fn values(&self) -> impl Iterator<Item = &Value<'a>> {
         self.values.iter()
     }
 
+    /// Returns the text of a value of that type.
     pub fn text(&self, handle: Handle) -> Option<&str> {
         text(&self.values, handle)
     }
 
-    /// The items of a tuple or list.
+    /// Returns the items of a tuple or list.
     pub fn items(&self, handle: Handle) -> Option<&[Handle]> {
         items(&self.values, handle)
     }
 
-    /// An integer, where it is of that type.
+    /// Returns an integer, if it fits the type.
     pub fn int<T: TryFrom<i128>>(&self, handle: Handle) -> Option<T> {
         if let Value::Int(value) = self.get(handle) { T::try_from(*value).ok() } else { None }
     }
 
-    /// Module and name of something to import.
+    /// Returns the module and the name of a class or function.
     pub fn global(&self, handle: Handle) -> Option<(&str, &str)> {
         global(&self.values, handle)
     }
 }
 
 impl<'a> Machine<'a> {
-    /// The instructions by what they do; the letters are the format's.
-    fn step(&mut self, instruction: u8) -> Result<(), Fault> {
+    /// Executes an instruction, which is identified by its byte in the format.
+    fn step(&mut self, instruction: u8) -> Result<(), ReadError> {
         match instruction {
             b'(' => self.marks.push(self.stack.len()),
             b'0' if self.marks.last() == Some(&self.stack.len()) => {
@@ -111,7 +116,7 @@ impl<'a> Machine<'a> {
             b'X' => self.push_text(4)?,
             0x8c => self.push_text(1)?,
             0x8d => self.push_text(8)?,
-            // What Python 2 calls a string is bytes, but its names are written so.
+            // Python 2's strings are bytes, but names are written as such.
             b'U' => self.push_text(1)?,
             b'T' => self.push_text(4)?,
             b'S' => self.push_text_by_line(true)?,
@@ -174,7 +179,7 @@ impl<'a> Machine<'a> {
                 let name = self.pop()?;
                 let module = self.pop()?;
                 if text(&self.values, module).is_none() || text(&self.values, name).is_none() {
-                    return Err(Fault::damaged("a class without a name"));
+                    return Err(ReadError::damaged("a class has no name"));
                 }
                 self.push(Value::Global { module, name })?;
             }
@@ -197,7 +202,7 @@ impl<'a> Machine<'a> {
             b'o' => {
                 let mut items = self.group()?;
                 if items.is_empty() {
-                    return Err(Fault::damaged("a call of nothing"));
+                    return Err(ReadError::damaged("a call has no function"));
                 }
                 self.stack.push(items.remove(0));
                 let args = self.add(Value::Tuple(items))?;
@@ -218,7 +223,7 @@ impl<'a> Machine<'a> {
             b'Q' => {
                 let id = self.pop()?;
                 match items(&self.values, id) {
-                    // How the old format wraps the class of a module saved whole.
+                    // The old format wraps the class of a pickled module like this.
                     Some([kind, class, ..]) if text(&self.values, *kind) == Some("module") => self.stack.push(*class),
                     _ => self.push(Value::Persistent(id))?,
                 }
@@ -227,19 +232,19 @@ impl<'a> Machine<'a> {
             0x80 => {
                 let protocol = self.byte()?;
                 if protocol > 5 {
-                    return Err(Fault::Damaged(format!("a pickle of protocol {protocol}")));
+                    return Err(ReadError::Damaged(format!("the pickle has the unknown protocol {protocol}")));
                 }
             }
-            // A frame is but a hint of how much to read at once.
+            // A frame only determines how much to read at once.
             0x95 => {
                 let length = self.number(8)?;
                 if length > self.unread() as u64 {
-                    return Err(Fault::Cut);
+                    return Err(ReadError::Truncated);
                 }
             }
-            0x82..=0x84 => return Err(Fault::damaged("a pickle that needs Python's registry of extensions")),
-            0x97 | 0x98 => return Err(Fault::damaged("a pickle that needs buffers kept elsewhere")),
-            other => return Err(Fault::Damaged(format!("a pickle with the unknown instruction {other:#04x}"))),
+            0x82..=0x84 => return Err(ReadError::damaged("the pickle needs Python's registry of extensions")),
+            0x97 | 0x98 => return Err(ReadError::damaged("the pickle needs buffers outside it")),
+            other => return Err(ReadError::Damaged(format!("the pickle has the unknown instruction {other:#04x}"))),
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What a file may do to its reader: give an error of one line, and nothing else.
+//! Hostile and damaged files: each is an error of one line, without a panic or a large allocation.
 
 use super::super::Weights;
 use super::{dict, fixture, floats, ints, old_of, open, read_all, refusal, safetensors_of, tensor, text, zip_of};
@@ -23,7 +23,7 @@ fn a_file_cut_anywhere_is_an_error() {
 }
 
 #[test]
-fn no_byte_that_changed_makes_a_panic() {
+fn no_changed_byte_causes_a_panic() {
     for file in whole_files().into_iter().filter(|file| file.len() < 2000) {
         for at in 0..file.len() {
             let mut changed = file.clone();
@@ -55,13 +55,13 @@ fn nothing_that_a_pickle_names_is_called() {
             assert_eq!(weights.left_out.len(), 1);
         }
         let message = refusal(&zip_of(&dict(&[("evil", call)]), &[]));
-        assert!(message.contains("holds a pickled object of class") && message.contains("state_dict"), "{message}");
+        assert!(message.contains("contains a pickled object of class") && message.contains("state_dict"), "{message}");
     }
     assert!(!touched.exists());
 }
 
 #[test]
-fn headers_of_safetensors_that_lie_are_errors() {
+fn inconsistent_safetensors_headers_are_errors() {
     let file = |header: &str, data: usize| safetensors_of(header, &vec![0; data]);
     let one =
         |dtype: &str, shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#);
@@ -75,8 +75,8 @@ fn headers_of_safetensors_that_lie_are_errors() {
         (file(&deep, 0), "header"),
         (file(&one("F32", "[1]", "[0,4]"), 5), "belong to no tensor"),
         (file(&one("F32", "[1]", "[0,4]"), 3), "ends too early"),
-        (file(&one("F32", "[1]", "[1,5]"), 5), "does not begin where"),
-        (file(&one("F32", "[1]", "[4,0]"), 4), "does not begin where"),
+        (file(&one("F32", "[1]", "[1,5]"), 5), "does not begin at the end"),
+        (file(&one("F32", "[1]", "[4,0]"), 4), "does not begin at the end"),
         (file(&one("F32", "[2]", "[0,4]"), 4), "shape and type"),
         (file(&one("F32", "[9223372036854775807,4]", "[0,4]"), 4), "shape and type"),
         (file(&one("F32", "[9223372036854775807,9223372036854775807,0]", "[0,0]"), 0), "shape and type"),
@@ -90,7 +90,7 @@ fn headers_of_safetensors_that_lie_are_errors() {
         (file(r#"{"__metadata__":{},"__metadata__":{}}"#, 0), "two entries"),
     ] {
         let message = refusal(&file);
-        assert!(message.contains("is not a whole safetensors file (") && message.contains(why), "{why}: {message}");
+        assert!(message.contains("safetensors file (") && message.contains(why), "{why}: {message}");
     }
     let overlapping = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[2,6]}}"#;
     assert!(refusal(&file(overlapping, 6)).contains("tensor b does not begin"));
@@ -102,7 +102,7 @@ fn tensors_that_are_not_in_their_storage_are_errors() {
         let pickle = dict(&[("w", w)]);
         for file in [zip_of(&pickle, &[("0", &[0; 16])]), old_of(&pickle, &[("0", &[0; 16])])] {
             let message = refusal(&file);
-            assert!(message.contains("is not a whole PyTorch file (") && message.contains(why), "{why}: {message}");
+            assert!(message.contains("PyTorch file (") && message.contains(why), "{why}: {message}");
         }
     };
     let beyond = "tensor w reaches beyond its storage";
@@ -114,25 +114,25 @@ fn tensors_that_are_not_in_their_storage_are_errors() {
     wrong("tensor w has more elements than it stores", tensor("0", 4, 0, &[5], &[0]));
     wrong("tensor w has more elements than can be counted", tensor("0", 4, 0, &[i64::MAX, 3], &[0, 0]));
     wrong("tensor w has more elements than can be counted", tensor("0", 4, 0, &[i64::MAX, 3, 0], &[0, 0, 0]));
-    wrong("tensor w has sizes that are none", tensor("0", 4, -1, &[1], &[1]));
-    wrong("tensor w has sizes that are none", tensor("0", 4, 0, &[-1], &[1]));
-    wrong("tensor w has sizes that are none", tensor("0", 4, 0, &[2], &[-1]));
-    wrong("tensor w has sizes that are none", tensor("0", 4, 0, &[1; 65], &[1; 65]));
-    wrong("tensor w has not as many strides as sizes", tensor("0", 4, 0, &[2], &[]));
+    wrong("tensor w has invalid sizes", tensor("0", 4, -1, &[1], &[1]));
+    wrong("tensor w has invalid sizes", tensor("0", 4, 0, &[-1], &[1]));
+    wrong("tensor w has invalid sizes", tensor("0", 4, 0, &[2], &[-1]));
+    wrong("tensor w has invalid sizes", tensor("0", 4, 0, &[1; 65], &[1; 65]));
+    wrong("tensor w has another number of strides", tensor("0", 4, 0, &[2], &[]));
     wrong("storage", tensor("0", -4, 0, &[1], &[1]));
     wrong("storage", tensor("0", 1 << 62, 0, &[1], &[1]));
     wrong("storage", tensor("0", 5, 0, &[1], &[1]));
     wrong("its storage", tensor("1", 4, 0, &[1], &[1]));
     let message = Weights::open(&fixture("expanded.pt")).err().unwrap().to_string();
     assert!(message.contains("tensor tensor has more elements than it stores"), "{message}");
-    // A stride that no index multiplies may be anything, and a tensor without elements lie anywhere.
+    // A stride of a size of 1 and the offset of an empty tensor are arbitrary.
     let pickle = dict(&[("w", tensor("0", 4, 3, &[1, 1], &[i64::MAX, i64::MAX])), ("none", tensor("0", 4, i64::MAX, &[2, 0], &[9, 9]))]);
     let weights = open(&zip_of(&pickle, &[("0", &floats(&[0.0, 0.0, 0.0, 8.0]))])).unwrap();
     assert_eq!((weights.read("w").unwrap(), weights.read("none").unwrap()), (vec![8.0], vec![]));
 }
 
 #[test]
-fn a_tensor_whose_shape_was_changed_is_checked_again() {
+fn a_tensor_with_a_changed_shape_is_checked_again() {
     let pickle = dict(&[("w", tensor("0", 4, 0, &[1, 4], &[9, 1]))]);
     let mut weights = open(&zip_of(&pickle, &[("0", &[0; 16])])).unwrap();
     for shape in [vec![5], vec![1, 5], vec![2, 4], vec![usize::MAX, usize::MAX], vec![]] {
@@ -142,13 +142,13 @@ fn a_tensor_whose_shape_was_changed_is_checked_again() {
 }
 
 #[test]
-fn names_that_come_twice_are_errors() {
+fn duplicate_names_are_errors() {
     let w = || tensor("0", 1, 0, &[1], &[1]);
     let twice = dict(&[("w", w()), ("w", w())]);
     assert!(refusal(&zip_of(&twice, &[("0", &[0; 4])])).contains("has two tensors named w;"));
     let joined = dict(&[("a/w", w()), ("a", [b"}", &text("w")[..], &w(), b"s"].concat())]);
     assert!(refusal(&old_of(&joined, &[("0", &[0; 4])])).contains("has two tensors named a/w;"));
-    // Zip archives: the second storage is renamed to the first where the writer cannot see it.
+    // Zip archives: the second storage gets the name of the first after the writer is done.
     let mut file = zip_of(&dict(&[("w", w())]), &[("0", &[0; 4]), ("1", &[0; 4])]);
     let places: Vec<usize> = file.windows(6).enumerate().filter(|(_, name)| name == b"data/1").map(|(at, _)| at).collect();
     assert_eq!(places.len(), 2);
@@ -183,14 +183,14 @@ fn containers_in_containers_cost_little() {
         }
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
-    // A dict that holds itself, and a tensor.
+    // A dict that contains itself and a tensor.
     let cyclic = [b"\x80\x02}q\x00(", &text("self")[..], b"h\x00", &text("w"), &tensor("0", 1, 0, &[1], &[1]), b"u."].concat();
     let weights = open(&zip_of(&cyclic, &[("0", &[0; 4])])).unwrap();
-    assert!(weights.tensors.keys().eq(["w"]) && weights.left_out["containers that hold themselves"] == 1);
+    assert!(weights.tensors.keys().eq(["w"]) && weights.left_out["containers that contain themselves"] == 1);
 }
 
 #[test]
-fn pickles_that_make_no_sense_are_errors() {
+fn invalid_pickles_are_errors() {
     let long = text(&"k".repeat(600));
     for (pickle, why) in [
         (&b"\x8b\xff\xff\xff\x7f."[..], "ends too early"),
@@ -200,22 +200,22 @@ fn pickles_that_make_no_sense_are_errors() {
         (b"\x8e\0\0\0\0\0\0\0\x10.", "ends too early"),
         (b"\x95\0\0\0\0\0\0\0\x10N.", "ends too early"),
         (b"cos\nsystem", "ends too early"),
-        (b".", "not there"),
+        (b".", "missing"),
         (b"(K\x01.\n", ""),
-        (b"(.", "not there"),
-        (b"0.", "not there"),
-        (b"N(0b.", "not there"),
+        (b"(.", "missing"),
+        (b"0.", "missing"),
+        (b"N(0b.", "missing"),
         (b"t.", "no beginning"),
-        (b"}(Nu.", "without a value"),
-        (b"NNa.", "no list"),
-        (b"NNNs.", "no dict"),
-        (b"h\x07.", "before it is there"),
-        (b"gx\n.", "no place"),
-        (b"Ix\n.", "an integer"),
-        (b"Fx\n.", "a number"),
-        (b"N)R.", "cannot be called"),
-        (b"(o.", "a call of nothing"),
-        (b"NN\x93.", "without a name"),
+        (b"}(Nu.", "has no value"),
+        (b"NNa.", "not a list"),
+        (b"NNNs.", "not a dict"),
+        (b"h\x07.", "before it is stored"),
+        (b"gx\n.", "an invalid number"),
+        (b"Ix\n.", "an integer is invalid"),
+        (b"Fx\n.", "a number is invalid"),
+        (b"N)R.", "not a class"),
+        (b"(o.", "no function"),
+        (b"NN\x93.", "has no name"),
         (b"\x82\x01.", "extensions"),
         (b"\x97.", "buffers"),
         (b"\x80\x06N.", "protocol 6"),
@@ -223,19 +223,19 @@ fn pickles_that_make_no_sense_are_errors() {
     ] {
         if !why.is_empty() {
             let message = refusal(&zip_of(pickle, &[]));
-            assert!(message.contains("is not a whole PyTorch file (") && message.contains(why), "{pickle:?}: {message}");
+            assert!(message.contains("PyTorch file (") && message.contains(why), "{pickle:?}: {message}");
         }
         assert!(!read_all(&old_of(pickle, &[])), "{pickle:?}");
     }
     let odd = [b"}(", &long[..], b"K\x01NNX\x01\0\0\0aK\x02u."].concat();
     let weights = open(&zip_of(&odd, &[])).unwrap();
-    assert_eq!((weights.texts.len(), weights.left_out["entries of dicts whose keys are no names"]), (1, 2));
+    assert_eq!((weights.texts.len(), weights.left_out["entries of dicts whose keys are not names"]), (1, 2));
     let sizes = [&b"}X\x01\0\0\0sctorch\nSize\n"[..], &ints(&[3, 4]), b"\x85Rs."].concat();
     assert_eq!(open(&zip_of(&sizes, &[])).unwrap().texts["s/1"], "4");
 }
 
 #[test]
-fn archives_that_lie_are_errors() {
+fn inconsistent_archives_are_errors() {
     let file = zip_of(&dict(&[("w", tensor("0", 1, 0, &[1], &[1]))]), &[("0", &[0; 4])]);
     assert!(read_all(&file));
     let central: Vec<usize> = file.windows(4).enumerate().filter(|(_, sign)| sign == b"PK\x01\x02").map(|(at, _)| at).collect();
@@ -257,7 +257,7 @@ fn archives_that_lie_are_errors() {
         with(&[(storage + 46 + 8 + 5, b"9")]), // its name
     ] {
         let message = refusal(&changed);
-        assert!(message.contains("is not a whole PyTorch file ("), "{message}");
+        assert!(message.contains("PyTorch file ("), "{message}");
     }
     for at in &central {
         assert!(refusal(&with(&[(at + 10, &[8])])).contains("save it again with torch.save"));
@@ -278,7 +278,7 @@ fn archives_that_lie_are_errors() {
 }
 
 #[test]
-fn what_is_something_else_is_told_by_name() {
+fn files_of_other_kinds_are_named() {
     let tar = [&b"sys_info"[..], &[0; 249], b"ustar\0", &[0; 300]].concat();
     for (bytes, words) in [
         (&b""[..], "is empty"),
@@ -289,8 +289,8 @@ fn what_is_something_else_is_told_by_name() {
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"\x93NUMPY\x01\0", "NumPy"),
         (&tar, "tar archive"),
-        (b"PK\x03\x04 and no more", "is not a whole PyTorch file"),
-        (b"text that is no file of weights", "is neither a safetensors file"),
+        (b"PK\x03\x04 and no more", "is not a valid PyTorch file"),
+        (b"text that is not a file of weights", "is neither a safetensors file"),
         (b"\x02\0\0\0\0\0\0\0[]", "is neither a safetensors file"),
         (b"short", "is neither a safetensors file"),
     ] {
@@ -298,13 +298,13 @@ fn what_is_something_else_is_told_by_name() {
         assert!(message.contains(words), "{message}");
     }
     for (name, words) in [
-        ("module.pt", "holds a pickled object of class __main__.Tiny"),
-        ("module_old.pt", "holds a pickled object of class __main__.Tiny"),
+        ("module.pt", "contains a pickled object of class __main__.Tiny"),
+        ("module_old.pt", "contains a pickled object of class __main__.Tiny"),
         ("script.pt", "TorchScript"),
         ("arrays.npz", "NumPy"),
-        ("plain.pkl", "none that torch.save wrote"),
+        ("plain.pkl", "that torch.save did not write"),
         ("gone.pt", "check the path"),
-        ("", "is not a file"),
+        ("", "is not a regular file"),
     ] {
         let message = Weights::open(&fixture(name)).err().unwrap().to_string();
         assert!(message.contains(words) && !message.contains('\n'), "{message}");

@@ -1,4 +1,4 @@
-//! Files as PyTorch writes them, and files that nobody should trust.
+//! Tests of the readers: files of PyTorch, and hostile files.
 
 mod hostile;
 mod whole;
@@ -15,7 +15,7 @@ fn open(bytes: &[u8]) -> Result<Weights, String> {
     Weights::from_source(Path::new("a file"), Cursor::new(bytes.to_vec())).map_err(|e| e.to_string())
 }
 
-/// Opens and reads every tensor, however that ends; returns whether all went well.
+/// Opens a file and reads every tensor. Returns whether all of that succeeded.
 fn read_all(bytes: &[u8]) -> bool {
     match open(bytes) {
         Ok(weights) => weights.tensors.keys().filter(|name| weights.read(name).is_ok()).count() == weights.tensors.len(),
@@ -26,13 +26,13 @@ fn read_all(bytes: &[u8]) -> bool {
     }
 }
 
-/// The error of a file that must not open.
+/// Returns the error about a file that must not open.
 fn refusal(bytes: &[u8]) -> String {
     assert!(!read_all(bytes));
-    open(bytes).err().expect("it opens")
+    open(bytes).err().expect("the file opens")
 }
 
-/// A file of the new format.
+/// Makes a file of the new format.
 fn zip_of(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let stored = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
@@ -46,7 +46,7 @@ fn zip_of(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     zip.finish().unwrap().into_inner()
 }
 
-/// A file of the old format.
+/// Makes a file of the old format.
 fn old_of(pickle: &[u8], storages: &[(&str, &[u8])]) -> Vec<u8> {
     let mut file = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.\x80\x02}".to_vec();
     file.extend([&text("little_endian")[..], b"\x88s.", pickle, b"\x80\x02]("].concat());
@@ -63,18 +63,18 @@ fn safetensors_of(header: &str, data: &[u8]) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
-/// Instructions that push a text.
+/// Returns instructions that push a text.
 fn text(text: &str) -> Vec<u8> {
     [b"X", &(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
 }
 
-/// Instructions that push a tuple of integers.
+/// Returns instructions that push a tuple of integers.
 fn ints(values: &[i64]) -> Vec<u8> {
     let values = values.iter().map(|v| [b"\x8a\x08", &v.to_le_bytes()[..]].concat());
     [b"(".to_vec(), values.collect::<Vec<_>>().concat(), b"t".to_vec()].concat()
 }
 
-/// Instructions that push a tensor of single precision.
+/// Returns instructions that push a tensor of f32.
 fn tensor(key: &str, stored: i64, offset: i64, shape: &[i64], strides: &[i64]) -> Vec<u8> {
     let number = |v: i64| [b"\x8a\x08", &v.to_le_bytes()[..]].concat();
     let storage = [b"(", &text("storage")[..], b"ctorch\nFloatStorage\n", &text(key), &text("cpu"), &number(stored), b"tQ"].concat();
@@ -82,7 +82,7 @@ fn tensor(key: &str, stored: i64, offset: i64, shape: &[i64], strides: &[i64]) -
     [&head[..], &ints(shape), &ints(strides), b"\x89ccollections\nOrderedDict\n)RtR"].concat()
 }
 
-/// A pickle of a dict with these names and instructions for their values.
+/// Makes a pickle of a dict with these names and instructions for their values.
 fn dict(entries: &[(&str, Vec<u8>)]) -> Vec<u8> {
     let entries = entries.iter().map(|(key, value)| [text(key), value.clone()].concat());
     [b"\x80\x02}(".to_vec(), entries.collect::<Vec<_>>().concat(), b"u.".to_vec()].concat()

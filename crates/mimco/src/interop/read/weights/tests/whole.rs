@@ -1,4 +1,4 @@
-//! What is read, and what of the file it takes.
+//! Valid files: their contents, and how much of a file is read for them.
 
 use super::super::{Dtype, Format, Weights};
 use super::{dict, fixture, floats, old_of, open, safetensors_of, tensor, text, zip_of};
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 struct Expected {
     dtype: String,
     shape: Vec<usize>,
-    /// Of the elements as single precision.
+    /// Bits of the elements as f32.
     bits: Vec<u32>,
 }
 
@@ -21,7 +21,7 @@ fn expected() -> BTreeMap<String, BTreeMap<String, Expected>> {
 }
 
 #[test]
-fn files_of_pytorch_give_the_tensors_that_were_saved() {
+fn files_of_pytorch_contain_the_tensors_that_were_saved() {
     let files = expected();
     assert_eq!(files.len(), 11);
     for (file, tensors) in files {
@@ -38,7 +38,7 @@ fn files_of_pytorch_give_the_tensors_that_were_saved() {
 }
 
 #[test]
-fn what_stands_beside_the_tensors_is_kept_or_counted() {
+fn values_next_to_the_tensors_are_kept_or_counted() {
     for file in ["checkpoint.pt", "checkpoint_4.pt", "checkpoint_old.pt", "checkpoint_old_4.pt"] {
         let weights = Weights::open(&fixture(file)).unwrap();
         for (name, text) in [
@@ -68,7 +68,7 @@ fn what_stands_beside_the_tensors_is_kept_or_counted() {
 }
 
 #[test]
-fn safetensors_are_read_whatever_the_order_of_their_keys() {
+fn safetensors_are_read_with_their_keys_in_any_order() {
     let data = [&floats(&[1.0, -2.0])[..], &[0, 0x3c, 0x80, 0x3f], &2.5f64.to_le_bytes(), &[7; 8]].concat();
     let header = r#"{"d":{"data_offsets":[12,20],"shape":[],"dtype":"F64"},"__metadata__":{"model":"vit \"t\""},
         "a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]},"h":{"shape":[1],"dtype":"F16","data_offsets":[8,10]},
@@ -84,14 +84,14 @@ fn safetensors_are_read_whatever_the_order_of_their_keys() {
     assert_eq!(read("b"), (Dtype::BF16, vec![1, 1], vec![1.0]));
     assert_eq!(read("d"), (Dtype::F64, vec![], vec![2.5]));
     assert_eq!(read("none"), (Dtype::F32, vec![3, 0], vec![]));
-    // A header of 640 bytes starts with the byte that pickles start with.
+    // A header of 640 bytes begins with the byte that pickles begin with.
     let long = format!("{:640}", r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#);
     assert_eq!(open(&safetensors_of(&long, &floats(&[0.5]))).unwrap().read("a").unwrap(), [0.5]);
 }
 
 #[test]
 fn pickles_of_python_2_are_read() {
-    // An OrderedDict by its list of pairs, names as byte strings, in quotes and with escapes.
+    // An OrderedDict as a list of pairs, with names as byte strings, in quotes and with escapes.
     let w = tensor("0", 1, 0, &[1], &[1]);
     let pickle =
         [b"\x80\x02ccollections\nOrderedDict\n(](]U\x01wa"[..].to_vec(), w.clone(), b"a](S'b\\x20\\\\'\nV\\u00e9'\neetR.".to_vec()]
@@ -120,7 +120,7 @@ fn parts_of_storages_in_the_old_format_are_found() {
     assert_eq!(open(&file).unwrap().read("w").unwrap(), [3.0]);
 }
 
-/// Counts what is read through it.
+/// Reader that counts the bytes read through it.
 struct Counted(Cursor<Vec<u8>>, Arc<AtomicU64>);
 
 impl Read for Counted {

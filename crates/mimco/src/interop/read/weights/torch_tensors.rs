@@ -1,28 +1,31 @@
-//! From what a pickle of PyTorch describes to tensors with names. This is where a few names of classes and functions get a meaning; all others
-//! are counted and left out.
+//! Tensors and their names in a pickle of PyTorch. Only the classes and functions in this file have
+//! a meaning. All others are counted and skipped.
 
 use super::array::Array;
 use super::array::Storage;
 use super::dtype::Dtype;
-use super::fault::Fault;
 use super::parsed::ParsedFile;
 use super::pickle::{Handle, Pickle, Value};
+use super::read_error::ReadError;
 use crate::interop::read::escape::printable;
 
-/// What a pickle says of a storage; where its bytes are is the format's to know.
+/// Description of a storage in a pickle. The format determines where its bytes are.
 pub(super) struct StorageId<'p> {
+    /// Name of the storage.
     pub key: &'p str,
-    /// Elements, by the file's word.
+    /// Number of elements, as described and not yet checked.
     pub elements: u64,
-    /// PyTorch's name of their type, and their bytes.
+    /// PyTorch's name of the element type.
     pub dtype: &'static str,
+    /// Size of an element in bytes.
     pub size: u64,
-    /// The part of it that is meant, in elements: from, how many.
+    /// First element and number of elements, for a part of the storage.
     pub part: Option<(u64, u64)>,
 }
 
 impl<'p> StorageId<'p> {
-    /// Takes a storage's name apart: `("storage", class, key, device, elements)`, in the old format with a part behind.
+    /// Parses `("storage", class, key, device, elements)`, in the old format with a part at the
+    /// end.
     pub fn of(pickle: &'p Pickle<'_>, value: &Value<'_>) -> Option<StorageId<'p>> {
         let Value::Persistent(id) = value else { return None };
         let [kind, class, key, _, elements, rest @ ..] = pickle.items(*id)? else { return None };
@@ -36,13 +39,13 @@ impl<'p> StorageId<'p> {
         (pickle.text(*kind)? == "storage").then_some(id)
     }
 
-    /// Its bytes, by the file's word.
+    /// Returns the length in bytes, as described and not yet checked.
     pub fn length(&self) -> Option<u64> {
         self.elements.checked_mul(self.size)
     }
 }
 
-/// The elements of PyTorch's classes of storages.
+/// Returns the element type of a class of storages and its size in bytes.
 fn element(class: &str) -> Option<(&'static str, u64)> {
     Some(match class {
         "DoubleStorage" => ("float64", 8),
@@ -66,7 +69,7 @@ fn element(class: &str) -> Option<(&'static str, u64)> {
     })
 }
 
-/// A tensor as the pickle describes it, nothing of it checked.
+/// Description of a tensor in a pickle, not yet checked.
 struct Description<'p> {
     storage: StorageId<'p>,
     dtype: &'p str,
@@ -75,9 +78,10 @@ struct Description<'p> {
     strides: Vec<usize>,
 }
 
-/// The tensor that a value stands for: None where it stands for something else, an error where it is none that can be.
+/// Returns the tensor that a value describes. Returns nothing for other values, and an error for an
+/// invalid tensor.
 fn describe<'p>(pickle: &'p Pickle<'_>, mut value: Handle) -> Option<Result<Description<'p>, &'static str>> {
-    /// A parameter around a subclass around a tensor is the most that PyTorch writes.
+    /// PyTorch writes at most a parameter around a subclass around a tensor.
     const WRAPPINGS: usize = 4;
     for _ in 0..WRAPPINGS {
         let Value::Object { class, args, .. } = pickle.get(value) else { return None };
@@ -96,23 +100,24 @@ fn describe<'p>(pickle: &'p Pickle<'_>, mut value: Handle) -> Option<Result<Desc
     None
 }
 
+/// Parses the arguments of a function that rebuilds a tensor.
 fn rebuild<'p>(
     pickle: &'p Pickle<'_>,
     args: &[Handle],
     dtype: Option<Handle>,
     metadata: Option<&Handle>,
 ) -> Option<Result<Description<'p>, &'static str>> {
-    let [storage, offset, shape, strides, ..] = args else { return Some(Err("is described by too little")) };
-    // Metadata says that the elements are to be negated or conjugated, which no weights need.
+    let [storage, offset, shape, strides, ..] = args else { return Some(Err("has an incomplete description")) };
+    // Metadata request that the elements are negated or conjugated, which no weights need.
     if let Some(Value::Dict(entries)) = metadata.map(|m| pickle.get(*m))
         && !entries.is_empty()
     {
         return None;
     }
-    let Some(storage) = StorageId::of(pickle, pickle.get(*storage)) else { return Some(Err("lies in a storage that is none")) };
+    let Some(storage) = StorageId::of(pickle, pickle.get(*storage)) else { return Some(Err("has an invalid storage")) };
     let dtype = match dtype.map(|dtype| pickle.global(dtype)) {
         Some(Some(("torch", name))) => name,
-        Some(_) => return Some(Err("is of a type that is none")),
+        Some(_) => return Some(Err("has an invalid element type")),
         None => storage.dtype,
     };
     let sizes = |list: Handle| -> Option<Vec<usize>> {
@@ -121,52 +126,55 @@ fn rebuild<'p>(
     };
     Some(match (pickle.int(*offset), sizes(*shape), sizes(*strides)) {
         (Some(offset), Some(shape), Some(strides)) => Ok(Description { storage, dtype, offset, shape, strides }),
-        _ => Err("has sizes that are none"),
+        _ => Err("has invalid sizes"),
     })
 }
 
-/// Gives names to all that hangs on the pickle's top value; `place` finds a storage in the file.
+/// Names everything that the pickle's top value contains. `place` locates a storage in the file.
 pub(super) fn collect<'p>(
     pickle: &'p Pickle<'_>,
-    place: &'p mut dyn FnMut(&StorageId<'_>) -> Result<Storage, Fault>,
-) -> Result<ParsedFile, Fault> {
+    place: &'p mut dyn FnMut(&StorageId<'_>) -> Result<Storage, ReadError>,
+) -> Result<ParsedFile, ReadError> {
     let allowance = (1 << 20) + 16 * pickle.length;
-    let mut walk = Walk { pickle, place, found: ParsedFile::default(), path: Vec::new(), object: None, visits: 0, allowance };
+    let mut walk = Walk { pickle, place, parsed: ParsedFile::default(), path: Vec::new(), object: None, visits: 0, allowance };
     walk.visit(pickle.top, &mut String::new(), None)?;
     match walk.object {
-        Some(class) if walk.found.tensors.is_empty() => Err(Fault::Refused(format!(
-            "holds a pickled object of class {class}, which is not built, and no tensors beside it; load it in PyTorch and save its tensors alone: \
+        Some(class) if walk.parsed.tensors.is_empty() => Err(ReadError::Unsupported(format!(
+            "contains a pickled object of class {class}, which is not built, and no other tensors; load it in PyTorch and save only its tensors: \
              torch.save(model.state_dict(), ...)"
         ))),
-        _ => Ok(walk.found),
+        _ => Ok(walk.parsed),
     }
 }
 
-/// What an entry takes beside its texts.
+/// Memory of an entry in addition to its texts, in bytes.
 const ENTRY: usize = 64;
 
+/// Walk over the values of a pickle.
 struct Walk<'p, 'a> {
     pickle: &'p Pickle<'a>,
-    place: &'p mut dyn FnMut(&StorageId<'_>) -> Result<Storage, Fault>,
-    found: ParsedFile,
-    /// The containers around the value at hand.
+    place: &'p mut dyn FnMut(&StorageId<'_>) -> Result<Storage, ReadError>,
+    parsed: ParsedFile,
+    /// Containers around the current value.
     path: Vec<Handle>,
-    /// The class of an object that was left out, of one with tensors in it before others.
+    /// Class of a skipped object; an object that contains tensors takes precedence.
     object: Option<String>,
     visits: usize,
-    /// Bytes that names and texts may still take, and a little for each visit: values that are referred to from many places have a name for each.
+    /// Bytes that names, texts and visits may still take. A value has a name for each place that
+    /// refers to it, so their number is not bounded by the pickle's size.
     allowance: usize,
 }
 
 impl<'p> Walk<'p, '_> {
-    /// Takes a value under a name, and what is in it; inside an object, whose class is given then, texts alone.
-    fn visit(&mut self, handle: Handle, name: &mut String, inside: Option<&str>) -> Result<(), Fault> {
+    /// Collects a value and its contents under a name. Within an object, whose class is `inside`,
+    /// it collects only texts.
+    fn visit(&mut self, handle: Handle, name: &mut String, inside: Option<&str>) -> Result<(), ReadError> {
         const MOST_VISITS: usize = 4_000_000;
-        /// So that a small pickle ends sooner.
+        /// Cost of a visit, which bounds the visits of a small pickle.
         const VISIT: usize = 4;
         self.visits += 1;
         if self.visits > MOST_VISITS {
-            return Err(too_entangled());
+            return Err(too_many_references());
         }
         self.spend(VISIT)?;
         let pickle = self.pickle;
@@ -182,7 +190,7 @@ impl<'p> Walk<'p, '_> {
                         match pickle.get(*key) {
                             Value::Text(key) => self.visit_under(key, *value, name, inside)?,
                             Value::Int(key) => self.visit_under(&key.to_string(), *value, name, inside)?,
-                            _ => self.leave_out("entries of dicts whose keys are no names")?,
+                            _ => self.leave_out("entries of dicts whose keys are not names")?,
                         }
                     }
                     self.path.pop();
@@ -218,10 +226,10 @@ impl<'p> Walk<'p, '_> {
         Ok(())
     }
 
-    fn visit_under(&mut self, key: &str, value: Handle, name: &mut String, inside: Option<&str>) -> Result<(), Fault> {
+    fn visit_under(&mut self, key: &str, value: Handle, name: &mut String, inside: Option<&str>) -> Result<(), ReadError> {
         const LONGEST_KEY: usize = 512;
         if key.len() > LONGEST_KEY {
-            return self.leave_out("entries of dicts whose keys are no names");
+            return self.leave_out("entries of dicts whose keys are not names");
         }
         let length = name.len();
         if self.path.len() > 1 {
@@ -233,13 +241,14 @@ impl<'p> Walk<'p, '_> {
         visited
     }
 
-    /// Whether a container is to be looked into; whoever is told so must leave it.
-    fn enter(&mut self, container: Handle) -> Result<bool, Fault> {
+    /// Returns whether to visit the items of a container. The caller must then pop it from the
+    /// path.
+    fn enter(&mut self, container: Handle) -> Result<bool, ReadError> {
         const DEEPEST: usize = 16;
         if self.path.contains(&container) {
-            self.leave_out("containers that hold themselves")?;
+            self.leave_out("containers that contain themselves")?;
         } else if self.path.len() == DEEPEST {
-            self.leave_out("containers in too many others")?;
+            self.leave_out("containers that are nested too deeply")?;
         } else {
             self.path.push(container);
             return Ok(true);
@@ -247,18 +256,20 @@ impl<'p> Walk<'p, '_> {
         Ok(false)
     }
 
-    fn keep(&mut self, name: &str, text: &str) -> Result<(), Fault> {
+    /// Collects a text.
+    fn keep(&mut self, name: &str, text: &str) -> Result<(), ReadError> {
         if self.path.is_empty() {
-            return Ok(()); // a file of one text has no tensor that it could stand beside
+            return Ok(()); // a file that contains a single text has no tensors
         }
         self.spend(ENTRY + name.len() + text.len())?;
-        self.found.texts.insert(name.to_string(), text.to_string());
+        self.parsed.texts.insert(name.to_string(), text.to_string());
         Ok(())
     }
 
-    fn keep_tensor(&mut self, name: &str, tensor: Result<Description<'p>, &'static str>) -> Result<(), Fault> {
+    /// Collects a tensor.
+    fn keep_tensor(&mut self, name: &str, tensor: Result<Description<'p>, &'static str>) -> Result<(), ReadError> {
         let name = if self.path.is_empty() { "tensor" } else { name };
-        let wrong = |why: &str| Fault::Damaged(format!("tensor {} {why}", printable(name)));
+        let wrong = |why: &str| ReadError::Damaged(format!("tensor {} {why}", printable(name)));
         let Description { storage, dtype, offset, shape, strides } = tensor.map_err(wrong)?;
         let dtype = match dtype {
             "float64" => Dtype::F64,
@@ -269,24 +280,26 @@ impl<'p> Walk<'p, '_> {
         };
         self.spend(ENTRY + name.len() + 16 * shape.len())?;
         let array = Array::new(dtype, shape, strides, (self.place)(&storage)?, offset).map_err(wrong)?;
-        if self.found.tensors.insert(name.to_string(), array).is_some() {
-            return Err(Fault::Refused(format!("has two tensors named {}; save it again under different names", printable(name))));
+        if self.parsed.tensors.insert(name.to_string(), array).is_some() {
+            return Err(ReadError::Unsupported(format!("has two tensors named {}; save it again under different names", printable(name))));
         }
         Ok(())
     }
 
-    fn leave_out(&mut self, what: &str) -> Result<(), Fault> {
-        if let Some(count) = self.found.left_out.get_mut(what) {
+    /// Counts a skipped value.
+    fn leave_out(&mut self, what: &str) -> Result<(), ReadError> {
+        if let Some(count) = self.parsed.left_out.get_mut(what) {
             *count += 1;
             return Ok(());
         }
         self.spend(ENTRY + what.len())?;
-        self.found.left_out.insert(what.to_string(), 1);
+        self.parsed.left_out.insert(what.to_string(), 1);
         Ok(())
     }
 
-    fn spend(&mut self, bytes: usize) -> Result<(), Fault> {
-        self.allowance = self.allowance.checked_sub(bytes).ok_or_else(too_entangled)?;
+    /// Takes bytes from the allowance.
+    fn spend(&mut self, bytes: usize) -> Result<(), ReadError> {
+        self.allowance = self.allowance.checked_sub(bytes).ok_or_else(too_many_references)?;
         Ok(())
     }
 
@@ -295,6 +308,6 @@ impl<'p> Walk<'p, '_> {
     }
 }
 
-fn too_entangled() -> Fault {
-    Fault::damaged("its containers refer to one another more often than those of weights")
+fn too_many_references() -> ReadError {
+    ReadError::damaged("its containers refer to one another more often than those of weights do")
 }
