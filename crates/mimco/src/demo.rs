@@ -10,7 +10,7 @@ use crate::settings::{Config, Plan};
 use crate::training::{Images, Outcome, Run, Summary, pretrain};
 use crate::{Error, files};
 use flate2::read::GzDecoder;
-use mimco_data::formats::{Packed, parse_idx_images, parse_idx_labels};
+use mimco_data::dataset::{InMemoryImages, parse_idx_images, parse_idx_labels};
 use mimco_data::{Dataset, Rgb};
 use mimco_engine::Parameters;
 use serde::{Deserialize, Serialize};
@@ -104,9 +104,9 @@ fn unpack(gz: &[u8], name: &str) -> Result<Dataset, Error> {
     const PIXELS: usize = 28 * 28;
     let count = bytes.len().saturating_sub(16 + 8) / (PIXELS + 1);
     let (images, labels) = bytes.split_at_checked(16 + count * PIXELS).ok_or_else(|| wrong("cut short".into()))?;
-    let mut packed: Packed = parse_idx_images(images).map_err(wrong)?;
+    let mut packed: InMemoryImages = parse_idx_images(images).map_err(wrong)?;
     packed.labels = Some(parse_idx_labels(labels).map_err(wrong)?);
-    Ok(Dataset::from_packed(name, packed, CLASSES.map(String::from).to_vec()))
+    Ok(Dataset::from_memory(name, packed, CLASSES.map(String::from).to_vec()))
 }
 
 /// A caption and a PNG file.

@@ -52,9 +52,9 @@ fn difference(loaded: &Loaded, entry: &Value) -> f64 {
     let Loaded { backbone, .. } = loaded;
     let tokens = backbone.vit.forward(&mut Tape::inference(&backbone.parameters), &images, &ForwardOptions::default()).x.value;
     let theirs = expected.read(entry["tokens"].as_str().unwrap()).unwrap();
-    assert_eq!(tokens.data().len(), theirs.len());
+    assert_eq!(tokens.to_host().len(), theirs.len());
     let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
-    let difference = norm(&mut tokens.data().iter().zip(&theirs).map(|(a, b)| (a - b) as f64));
+    let difference = norm(&mut tokens.to_host().iter().zip(&theirs).map(|(a, b)| (a - b) as f64));
     difference / norm(&mut theirs.iter().map(|v| *v as f64))
 }
 
@@ -105,7 +105,7 @@ fn unsupported_models_are_refused_by_name() {
 fn of_several_encoders_the_official_one_is_read_or_the_one_that_is_named() {
     let tokens = |file: &str, encoder: Option<&str>| {
         let overrides = BackboneOverrides { heads: Some(3), encoder: encoder.map(str::to_string), ..Default::default() };
-        backbone::load(&fixtures().join(file), &overrides).map(|loaded| loaded.backbone.parameters.flat().to_vec())
+        backbone::load(&fixtures().join(file), &overrides).map(|loaded| loaded.backbone.parameters.flat_to_host().into_owned())
     };
     for (file, official, other) in
         [("moco_v3.pth.tar", "base_encoder", "momentum_encoder"), ("dino.pth", "teacher", "student"), ("moby.pth", "encoder.", "encoder_k")]
@@ -155,7 +155,7 @@ fn positions_are_resized_as_timm_does() {
         let loaded = backbone::load(&fixtures().join("timm.safetensors"), &overrides).unwrap();
         assert_eq!(loaded.info.model.image, size);
         let parameters = &loaded.backbone.parameters;
-        let found = parameters.get(parameters.find("pos_embed").unwrap());
+        let found = parameters.to_host(parameters.find("pos_embed").unwrap());
         let resized = expected.read(name).unwrap();
         assert_eq!(found.len(), resized.len());
         assert!(found.iter().zip(&resized).all(|(a, b)| (a - b).abs() < 2e-6), "{name}");
@@ -186,7 +186,7 @@ fn a_vit_s_has_the_heads_of_the_project_that_trained_it() {
     let images = Tensor::from_slice([1, 3, 32, 32], &(0..3072).map(|i| (i * 7 % 11) as f32 / 11.0).collect::<Vec<_>>());
     let class = |loaded: &Loaded| {
         let Backbone { vit, parameters } = &loaded.backbone;
-        vit.forward(&mut Tape::inference(parameters), &images, &ForwardOptions::default()).x.value.data()[..384].to_vec()
+        vit.forward(&mut Tape::inference(parameters), &images, &ForwardOptions::default()).x.value.to_host()[..384].to_vec()
     };
     let [moco, timm] = ["module.base_encoder.", ""].map(|prefix| load(prefix).unwrap());
     assert_eq!((moco.info.model.heads, timm.info.model.heads), (12, 6));
@@ -350,7 +350,7 @@ fn another_epsilon_of_the_norms_is_compensated_for_timm() {
                     .forward(&mut Tape::inference(&backbone.parameters), &images, &ForwardOptions::default())
                     .x
                     .value
-                    .data()
+                    .to_host()
                     .to_vec()
             };
             let (exported, original) = (tokens(&timm), tokens(&hf));

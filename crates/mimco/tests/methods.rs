@@ -8,12 +8,12 @@ use mimco::methods::moco_v3::MocoV3;
 use mimco::methods::settings::mask::MaskSettings;
 use mimco::methods::settings::mimco::{ImageLoss, MimcoSettings, MimcoSpec, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm};
 use mimco::methods::settings::moco_v3::{MocoV3Settings, MocoV3Spec};
-use mimco::methods::{BuildContext, Figures, Method, StepInfo};
+use mimco::methods::{BuildContext, Method, StepInfo};
 use mimco::models::arch::Arch;
 use mimco::models::backbone::Backbone;
 use mimco::models::vit::{ForwardOptions, Initialization, Position, Vit, VitConfig};
 use mimco_engine::ops::Masked;
-use mimco_engine::{Parameters, Precision, Tape, Tensor};
+use mimco_engine::{Gradients, Parameters, Precision, Tape, Tensor};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -66,7 +66,7 @@ impl Arrays for File {
         for entry in parameters.entries().to_vec() {
             let array = self.get(&format!("{prefix}{}", entry.name));
             assert_eq!(array.shape, entry.shape, "{}", entry.name);
-            parameters.flat_mut()[entry.range].copy_from_slice(&array.data);
+            parameters.update_flat_on_host(|flat| flat[entry.range].copy_from_slice(&array.data));
         }
     }
 
@@ -86,7 +86,8 @@ impl Arrays for File {
 }
 
 /// The gradient of every trained parameter that `keep` names.
-fn check_gradients(file: &File, parameters: &Parameters, gradients: &[f32], prefix: &str) -> usize {
+fn check_gradients(file: &File, parameters: &Parameters, gradients: &Gradients, prefix: &str) -> usize {
+    let gradients = gradients.flat_to_host();
     let trained = parameters.entries().iter().filter(|e| e.trainable);
     trained.map(|e| file.check(&format!("{prefix}{}", e.name), &gradients[e.range.clone()])).count()
 }
@@ -98,14 +99,14 @@ fn moco_v3_is_pytorchs() {
     let mut method = moco(&vit(16, 2, 2, Position::Sincos, IMAGENET), &settings, Precision::F32);
     file.set(method.parameters_mut(), "");
     file.set(method.momentum_parameters_mut(), "momentum.");
-    let mut gradients = method.parameters().zeros_like();
-    let figures = method.losses([&file.tensor("view1"), &file.tensor("view2")], INFO, 1.0, &mut gradients);
+    let mut gradients = method.parameters().gradients();
+    let figures = method.losses([&file.tensor("view1"), &file.tensor("view2")], INFO, 1.0, &mut gradients).to_host();
     file.check("loss", &[figures["train/loss"] as f32]);
     file.check("acc", &[(figures["train/acc_image"] / 100.0) as f32]);
     let checked = check_gradients(&file, method.parameters(), &gradients, "grad.");
     assert_eq!(checked, file.tensors.keys().filter(|name| name.starts_with("grad.")).count());
     for entry in method.parameters().entries().iter().filter(|e| !e.trainable) {
-        assert!(gradients[entry.range.clone()].iter().all(|g| *g == 0.0), "{} is frozen", entry.name);
+        assert!(gradients.flat_to_host()[entry.range.clone()].iter().all(|g| *g == 0.0), "{} is frozen", entry.name);
     }
     // Running statistics of encoder and momentum encoder, each from its own batches.
     let state = method.state();
@@ -117,7 +118,7 @@ fn moco_v3_is_pytorchs() {
     let mut method = moco(&vit(16, 2, 2, Position::Sincos, IMAGENET), &settings, Precision::F32);
     file.set(method.parameters_mut(), "");
     file.set(method.momentum_parameters_mut(), "momentum.");
-    method.after_update(StepInfo { step: 5, ..INFO });
+    method.after_update(StepInfo { step: 5, ..INFO }, &Tensor::scalar(1.0));
     let (ours, theirs) = (file.get("projector.layers.1.weight"), file.get("momentum.projector.layers.1.weight"));
     let state = method.state();
     let moved = state.iter().find(|a| a.name == "momentum.projector.layers.1.weight").unwrap();
@@ -127,7 +128,7 @@ fn moco_v3_is_pytorchs() {
 }
 
 /// MimCo with the fixture's student and teacher, and the gradient of one batch.
-fn mimco(file: &File, change: impl FnOnce(&mut MimcoSettings)) -> (Mimco, Figures, Vec<f32>) {
+fn mimco(file: &File, change: impl FnOnce(&mut MimcoSettings)) -> (Mimco, BTreeMap<&'static str, f64>, Gradients) {
     let mut settings = MimcoSettings::default();
     change(&mut settings);
     let student = vit(16, 2, 2, Position::Learned, IMAGENET);
@@ -140,8 +141,8 @@ fn mimco(file: &File, change: impl FnOnce(&mut MimcoSettings)) -> (Mimco, Figure
     }
     let places: Arc<[bool]> = file_integers("mimco", "mask").into_iter().map(|hidden| hidden == 1).collect();
     let owners: Vec<u32> = file_integers("mimco", "image_ids").into_iter().map(|id| id as u32).collect();
-    let mut gradients = method.parameters().zeros_like().to_vec();
-    let figures = method.losses(&file.tensor("images"), &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients);
+    let mut gradients = method.parameters().gradients();
+    let figures = method.losses(&file.tensor("images"), &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients).to_host();
     (method, figures, gradients)
 }
 
@@ -213,8 +214,7 @@ fn the_other_losses_of_mimco_are_pytorchs() {
             file.check(&format!("extra.{form}.acc"), &[(figures[accuracy] / 100.0) as f32]);
         }
         let weight = method.parameters().find(&format!("{head}.0.weight")).unwrap();
-        let gradient = &gradients[method.parameters().entry(weight).range.clone()];
-        file.check(&format!("extra.{form}.grad.{head}.0.weight"), gradient);
+        file.check(&format!("extra.{form}.grad.{head}.0.weight"), &gradients.to_host(weight));
     }
 }
 
@@ -244,18 +244,18 @@ fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     for head in ["patch_head", "image_head"] {
         let weight = method.parameters().find(&format!("{head}.0.weight")).unwrap();
         let identity: Vec<f32> = (0..256).map(|i| if i / 16 == i % 16 { 1.0 } else { 0.0 }).collect();
-        method.parameters_mut().get_mut(weight).copy_from_slice(&identity);
+        method.parameters_mut().update_on_host(weight, |values| values.copy_from_slice(&identity));
     }
     const BATCH: usize = 6;
     let images = Tensor::from_slice([BATCH, 3, 16, 16], &noise(BATCH * 768, 5));
     let everything = PatchMask { masked: vec![false; BATCH * 16].into(), predicted: vec![true; BATCH * 16].into() };
-    let before = teacher.parameters.flat().to_vec();
-    let mut gradients = method.parameters().zeros_like();
-    let figures = method.losses(&images, &everything, &[0, 1, 2, 3, 4, 5], INFO, 1.0, &mut gradients);
-    assert_eq!(method.teacher().parameters.flat(), before, "the teacher is frozen");
+    let before = teacher.parameters.flat_to_host().into_owned();
+    let mut gradients = method.parameters().gradients();
+    let figures = method.losses(&images, &everything, &[0, 1, 2, 3, 4, 5], INFO, 1.0, &mut gradients).to_host();
+    assert_eq!(method.teacher().parameters.flat_to_host()[..], before[..], "the teacher is frozen");
 
     let tokens = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &ForwardOptions::default()).x.value;
-    let rows: Vec<Vec<f64>> = tokens.data().chunks_exact(16).map(|row| row.iter().map(|&v| v as f64).collect()).collect();
+    let rows: Vec<Vec<f64>> = tokens.to_host().chunks_exact(16).map(|row| row.iter().map(|&v| v as f64).collect()).collect();
     let factor = 2.0 * 0.2;
     let patch: f64 = (0..BATCH).map(|i| plain_info_nce(&rows[i * 17 + 1..(i + 1) * 17], &rows[i * 17 + 1..(i + 1) * 17], |p| p, 0.2)).sum();
     let classes: Vec<Vec<f64>> = (0..BATCH).map(|i| rows[i * 17].clone()).collect();
@@ -269,7 +269,7 @@ fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     for loss in [PatchLoss::ImageNegatives, PatchLoss::BatchNegatives, PatchLoss::L1] {
         let settings = MimcoSettings { patch_loss: loss, ..settings.clone() };
         let mut method = student_of(teacher.clone(), &shape, settings, Precision::F32);
-        let figures = method.losses(&images, &nothing, &[0, 1, 2, 3, 4, 5], INFO, 1.0, &mut gradients);
+        let figures = method.losses(&images, &nothing, &[0, 1, 2, 3, 4, 5], INFO, 1.0, &mut gradients).to_host();
         assert_eq!(figures["train/loss_patch"], 0.0, "{loss:?}");
         assert!(figures["train/loss"].is_finite());
     }
@@ -296,20 +296,20 @@ fn patches_meet_patches_for_any_prefix() {
         let temperature = settings.image_temperature as f64;
         let mut method = student_of(teacher.clone(), student, settings, Precision::F32);
         let hidden: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
-        let mut gradients = method.parameters().zeros_like();
-        let figures = method.losses(&images, &PatchMask::new(hidden.clone()), &[0, 1, 2], INFO, 1.0, &mut gradients);
+        let mut gradients = method.parameters().gradients();
+        let figures = method.losses(&images, &PatchMask::new(hidden.clone()), &[0, 1, 2], INFO, 1.0, &mut gradients).to_host();
 
         let (vit, parameters) = method.backbone();
         let find = |name: &str| parameters.find(name).unwrap();
-        let masked = Some(Masked { token: find("mask_token"), places: hidden.clone() });
+        let masked = Some(Masked { token: find("mask_token"), masked: hidden.clone() });
         let seen = vit.forward(&mut Tape::inference(parameters), &images, &ForwardOptions { masked, ..ForwardOptions::default() }).x.value;
         let whole = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &ForwardOptions::default()).x.value;
         let token = |tokens: &Tensor, config: &VitConfig, image: usize, token: usize| -> Vec<f64> {
             let row = image * config.tokens() + token;
-            tokens.data()[row * 16..][..16].iter().map(|&v| v as f64).collect()
+            tokens.to_host()[row * 16..][..16].iter().map(|&v| v as f64).collect()
         };
         let head = |name: &str, x: &[f64]| -> Vec<f64> {
-            let weight = parameters.get(find(&format!("{name}.0.weight")));
+            let weight = parameters.to_host(find(&format!("{name}.0.weight")));
             weight.chunks_exact(16).map(|w| w.iter().zip(x).map(|(&w, x)| w as f64 * x).sum()).collect()
         };
         let mut differences = Vec::new();
@@ -353,16 +353,16 @@ fn losses_begin_at_the_logarithm_of_the_candidates() {
         let settings = MimcoSettings { patch_loss, ..Default::default() };
         let mut method = student_of(teacher, &shape, settings, Precision::F32);
         let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
-        let mut gradients = method.parameters().zeros_like();
-        let figures = method.losses(&images, &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients);
+        let mut gradients = method.parameters().gradients();
+        let figures = method.losses(&images, &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients).to_host();
         near(figures["train/loss_patch"] / 0.4, candidates);
         near(figures["train/loss_image"] / 0.4, BATCH);
     }
     let settings = MocoV3Settings { hidden: 256, ..Default::default() };
     let mut method = moco(&shape, &settings, Precision::F32);
     let other = Tensor::from_slice([BATCH, 3, 32, 32], &noise(BATCH * 3072, 8));
-    let mut gradients = method.parameters().zeros_like();
-    let figures = method.losses([&images, &other], INFO, 1.0, &mut gradients);
+    let mut gradients = method.parameters().gradients();
+    let figures = method.losses([&images, &other], INFO, 1.0, &mut gradients).to_host();
     near(figures["train/loss"] / 0.8, BATCH);
 }
 
@@ -385,17 +385,17 @@ fn steps_in_bf16_are_near_single_precision() {
         let mut method = student_of(teacher, &shape, MimcoSettings::default(), precision);
         let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
         let owners: Vec<u32> = (0..BATCH as u32).collect();
-        let mut gradients = method.parameters().zeros_like().to_vec();
-        let figures = method.losses(&views[0], &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients);
-        (figures["train/loss"], gradients)
+        let mut gradients = method.parameters().gradients();
+        let figures = method.losses(&views[0], &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients).to_host();
+        (figures["train/loss"], gradients.flat_to_host().into_owned())
     });
     near("mimco", mimco);
     let moco = [Precision::Bf16, Precision::F32].map(|precision| {
         let settings = MocoV3Settings { hidden: 64, out: 16, ..Default::default() };
         let mut method = moco(&shape, &settings, precision);
-        let mut gradients = method.parameters().zeros_like().to_vec();
-        let figures = method.losses([&views[0], &views[1]], INFO, 1.0, &mut gradients);
-        (figures["train/loss"], gradients)
+        let mut gradients = method.parameters().gradients();
+        let figures = method.losses([&views[0], &views[1]], INFO, 1.0, &mut gradients).to_host();
+        (figures["train/loss"], gradients.flat_to_host().into_owned())
     });
     near("moco_v3", moco);
 }

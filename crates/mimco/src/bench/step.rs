@@ -1,6 +1,6 @@
 //! One training step on random images; `bench/pytorch_step.py` does the same work in PyTorch.
 
-use super::{Rate, peak_mib, products, rate};
+use super::{Rate, peak_mib, rate};
 use crate::Error;
 use crate::methods::{BuildContext, Method, StepInfo};
 use crate::models::arch::Arch;
@@ -9,10 +9,8 @@ use crate::models::vit::{ForwardOptions, Initialization, Vit, VitConfig};
 use crate::settings::{Config, MethodSettings, Precision};
 use mimco_data::loader::Batch;
 use mimco_data::random::{Purpose, keyed, unit};
-use mimco_engine::cpu::threads::for_each_chunk;
-use mimco_engine::cpu::vector::wide;
-use mimco_engine::optim::{Optimizer, Rule, clear};
-use mimco_engine::{Parameters, Tape, Tensor};
+use mimco_engine::optim::{Optimizer, Rule, finite_flag};
+use mimco_engine::{Gradients, Parameters, Tape, Tensor, peak_flops};
 use serde::Serialize;
 
 /// A step to time.
@@ -91,7 +89,7 @@ pub fn time(benchmark: &StepBenchmark) -> Result<StepTiming, Error> {
     faults.extend(page_faults());
     let steady = faults.get(2).zip(faults.last()).map(|(first, last)| (last - first) as f64 / benchmark.steps.max(1) as f64);
     let peak_mib = peak_mib();
-    let mfu = images.median * work.flop_per_image / products::ceiling(benchmark.precision.engine());
+    let mfu = images.median * work.flop_per_image / peak_flops(benchmark.precision.engine());
     Ok(StepTiming { images, peak_mib, page_faults_per_step: steady, mfu })
 }
 
@@ -105,7 +103,7 @@ fn page_faults() -> Option<u64> {
 /// A step that can run repeatedly.
 struct Work {
     kind: Kind,
-    gradients: Vec<f32>,
+    gradients: Gradients,
     flop_per_image: f64,
     info: StepInfo,
 }
@@ -134,51 +132,62 @@ impl Work {
         };
         let images = || Tensor::from_slice([batch, 3, SIZE, SIZE], &view(0));
         let adamw = |parameters: &Parameters| Optimizer::new(Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, 0.05, parameters);
-        let (kind, flop_per_image, trained) = match &benchmark.step {
+        let (kind, flop_per_image, gradients) = match &benchmark.step {
             Step::Forward => {
                 let Backbone { vit, parameters } = random_backbone();
-                (Kind::Forward { vit, parameters, images: images() }, model.forward_flop(model.tokens()), 0)
+                (Kind::Forward { vit, parameters, images: images() }, model.forward_flop(model.tokens()), Parameters::new().gradients())
             }
             Step::Train => {
                 let Backbone { vit, parameters } = random_backbone();
-                let (optimizer, trained) = (adamw(&parameters), parameters.flat().len());
+                let (optimizer, gradients) = (adamw(&parameters), parameters.gradients());
                 let flop = 3.0 * model.forward_flop(model.tokens()) - model.embedding_flop();
-                (Kind::Train { vit, parameters, images: images(), optimizer }, flop, trained)
+                (Kind::Train { vit, parameters, images: images(), optimizer }, flop, gradients)
             }
             Step::Method(settings) => {
                 let teacher = settings.spec().needs_teacher().then(random_backbone);
-                let views = Config::defaults(settings.clone()).views().views() as u64;
+                let views = Config::defaults(settings.clone()).views().view_count() as u64;
                 let (seed, images) = (0, 10 * batch);
                 let context = BuildContext { model, seed, precision, drop_path: 0.0, recompute: false, teacher, images };
                 let method = settings.build(context)?;
-                let batch = Batch { indices: (0..batch as u32).collect(), views: (0..views).map(view).collect(), broken: Vec::new() };
-                let (flop, optimizer, trained) = (method.flop_per_image(), adamw(method.parameters()), method.parameters().flat().len());
-                (Kind::Method { method, batch, optimizer }, flop, trained)
+                let batch = Batch {
+                    indices: (0..batch as u32).collect(),
+                    views: (0..views).map(view).collect(),
+                    targets: None,
+                    broken: Vec::new(),
+                };
+                let (flop, optimizer) = (method.flop_per_image(), adamw(method.parameters()));
+                let gradients = method.parameters().gradients();
+                (Kind::Method { method, batch, optimizer }, flop, gradients)
             }
         };
         let info = StepInfo { step: 0, draw: 0, total: 1000, epoch: 0, seed: 0 };
-        Ok(Work { kind, gradients: vec![0.0; trained], flop_per_image, info })
+        Ok(Work { kind, gradients, flop_per_image, info })
     }
 
     fn run(&mut self) {
         const RATE: f32 = 1e-4;
         let (info, gradients) = (self.info, &mut self.gradients);
-        clear(gradients);
+        gradients.clear();
         match &mut self.kind {
             Kind::Forward { vit, parameters, images } => {
                 vit.forward(&mut Tape::inference(parameters), images, &ForwardOptions::default());
             }
             Kind::Train { vit, parameters, images, optimizer } => {
                 let mut tape = Tape::recording(parameters);
-                let tokens = vit.forward(&mut tape, images, &ForwardOptions::default()).x;
-                let seed = mean_token_gradient(&tokens.value, images.dims()[0]);
-                tape.backward(&tokens, seed, gradients, None);
-                optimizer.step(parameters, gradients, RATE, 1.0);
+                let tokens = vit.forward(&mut tape, images, &ForwardOptions::default());
+                let mean = tape.mean_tokens(&tokens.x, &tokens.offsets, 0); // [batch, width]
+                let loss = tape.mean_square(&mean, 0.5);
+                tape.backward(&loss, Tensor::scalar(1.0), gradients, None);
+                let norm = gradients.norm();
+                let finite = finite_flag(&norm, &[&loss.value]);
+                optimizer.step(parameters, gradients, RATE, 0.0, &norm, &finite);
             }
             Kind::Method { method, batch, optimizer } => {
-                method.step(batch, info, 1.0, gradients);
-                optimizer.step(method.parameters_mut(), gradients, RATE, 1.0);
-                method.after_update(info);
+                let figures = method.step(batch, info, 1.0, gradients);
+                let norm = gradients.norm();
+                let finite = finite_flag(&norm, &figures.losses().iter().collect::<Vec<_>>());
+                optimizer.step(method.parameters_mut(), gradients, RATE, 0.0, &norm, &finite);
+                method.after_update(info, &finite);
             }
         }
         self.info.step += 1;
@@ -186,50 +195,9 @@ impl Work {
     }
 }
 
-/// Returns the gradient of mean((m - 1/2)²) by the tokens [rows, width], where m is each image's mean
-/// token: 2 (m - 1/2) / (images · width · tokens).
-fn mean_token_gradient(tokens: &Tensor, images: usize) -> Tensor {
-    let width = tokens.width();
-    let rows = tokens.rows() / images;
-    let mut gradient = Tensor::stale(tokens.dims());
-    for_each_chunk(gradient.data_mut(), rows * width, |image, gradient| {
-        let tokens = &tokens.data()[image * rows * width..][..rows * width];
-        wide(
-            #[inline(always)]
-            || {
-                let mut mean = vec![0.0f32; width];
-                tokens.chunks_exact(width).for_each(|token| mean.iter_mut().zip(token).for_each(|(m, t)| *m += t / rows as f32));
-                mean.iter_mut().for_each(|m| *m = 2.0 * (*m - 0.5) / (images * width * rows) as f32);
-                gradient.chunks_exact_mut(width).for_each(|row| row.copy_from_slice(&mean));
-            },
-        );
-    });
-    gradient
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_gradient_of_the_training_step_is_that_of_its_loss() {
-        let mut tokens = Tensor::stale([6, 2]);
-        tokens.data_mut().iter_mut().enumerate().for_each(|(i, v)| *v = (i * i) as f32 / 20.0);
-        let loss = |tokens: &Tensor| {
-            let of_image =
-                |tokens: &[f32]| (0..2).map(|c| ((0..3).map(|t| tokens[2 * t + c] as f64).sum::<f64>() / 3.0 - 0.5).powi(2)).sum::<f64>();
-            tokens.data().chunks_exact(6).map(of_image).sum::<f64>() / 4.0
-        };
-        let gradient = mean_token_gradient(&tokens, 2);
-        for i in 0..12 {
-            let [up, down] = [1e-2, -1e-2].map(|step| {
-                let mut moved = tokens.clone();
-                moved.data_mut()[i] += step;
-                loss(&moved)
-            });
-            assert!(((up - down) / 2e-2 - gradient.data()[i] as f64).abs() < 1e-4, "{i}");
-        }
-    }
 
     #[test]
     fn every_step_runs_in_both_precisions() {
@@ -237,8 +205,9 @@ mod tests {
             for precision in [Precision::F32, Precision::Bf16] {
                 let mut work = Work::new(&StepBenchmark { arch: Arch::Nano, step: step.clone(), precision, batch: 2, steps: 1 }).unwrap();
                 work.run();
-                assert!(work.gradients.iter().all(|g| g.is_finite()) && work.flop_per_image > 1e8, "{step:?} {precision:?}");
-                assert_eq!(work.gradients.iter().any(|g| *g != 0.0), step != Step::Forward);
+                let gradients = work.gradients.flat_to_host();
+                assert!(gradients.iter().all(|g| g.is_finite()) && work.flop_per_image > 1e8, "{step:?} {precision:?}");
+                assert_eq!(gradients.iter().any(|g| *g != 0.0), step != Step::Forward);
             }
         }
     }

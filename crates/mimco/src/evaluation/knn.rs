@@ -4,7 +4,7 @@ use super::checks::{check_sets, percent_right};
 use super::features::Features;
 use crate::Error;
 use mimco_engine::cpu::buffer::Buffer;
-use mimco_engine::cpu::matmul::{Matrix, matmul_serial};
+use mimco_engine::cpu::gemm::{Matrix, matmul_serial};
 use mimco_engine::cpu::threads::for_each_chunk;
 use std::cmp::Ordering;
 
@@ -43,7 +43,7 @@ pub fn knn_top1(
         let rows = predicted.len();
         let queries = Matrix::new(&val[block * BLOCK * width..][..rows * width], rows, width);
         let mut nearest: Vec<Nearest> = (0..rows).map(|_| Nearest::new(k)).collect();
-        let mut scratch = Buffer::stale(rows * TILE);
+        let mut scratch = Buffer::uninit(rows * TILE);
         for (tile, keys) in train.chunks(TILE * width).enumerate() {
             let count = keys.len() / width;
             let similarities = &mut scratch[..rows * count]; // [rows, count]

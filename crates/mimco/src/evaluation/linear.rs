@@ -6,7 +6,7 @@ use super::lbfgs::{Minimum, Stop, minimise};
 use super::softmax::{Problem, predict};
 use crate::Error;
 use mimco_data::random::{Purpose, permutation};
-use mimco_engine::cpu::matmul::{Matrix, matmul, matmul_strided};
+use mimco_engine::cpu::gemm::{Matrix, matmul, matmul_strided};
 use mimco_engine::cpu::threads::for_each_chunk;
 use nalgebra::{DMatrix, SymmetricEigen};
 

@@ -1,9 +1,10 @@
 //! Multinomial logistic regression's loss and gradient, the inner loop of the linear probe.
 
 use mimco_engine::cpu::buffer::Buffer;
-use mimco_engine::cpu::matmul::{Matrix, matmul, matmul_serial};
-use mimco_engine::cpu::threads::{Parts, parallel};
-use mimco_engine::cpu::vector::{exp, max, sum_by, wide};
+use mimco_engine::cpu::gemm::{Matrix, matmul, matmul_serial};
+use mimco_engine::cpu::simd::with_simd;
+use mimco_engine::cpu::threads::for_each_chunk;
+use mimco_engine::cpu::vector::{exp, max, sum_by};
 
 /// Partial gradients that are summed at the end; by number fixed, so that their sum is the same for any number of threads.
 const PARTS: usize = 32;
@@ -30,22 +31,16 @@ impl Problem {
         let narrow: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
         let part_rows = rows.div_ceil(PARTS).max(1);
         let parts = rows.div_ceil(part_rows);
-        let mut sums = vec![0.0f64; parts];
-        let mut partial = Buffer::stale(parts * size);
-        {
-            let (sums, partial) = (Parts::new(&mut sums), Parts::new(&mut partial));
-            parallel(parts, |i| {
-                let range = i * part_rows..rows.min((i + 1) * part_rows);
-                // SAFETY: part i alone touches element i and the i-th gradient.
-                let (sum, partial) = unsafe { (sums.part(i, 1), partial.part(i * size, size)) };
-                sum[0] = self.part(range, &narrow, partial);
-            });
-        }
+        let mut partial: Vec<(f64, Buffer)> = (0..parts).map(|_| (0.0, Buffer::uninit(size))).collect();
+        for_each_chunk(&mut partial, 1, |i, part| {
+            let (loss, gradient) = &mut part[0];
+            *loss = self.part(i * part_rows..rows.min((i + 1) * part_rows), &narrow, gradient);
+        });
         let share = 1.0 / rows.max(1) as f64;
-        let mut loss = sums.iter().sum::<f64>() * share;
+        let mut loss = partial.iter().map(|(loss, _)| loss).sum::<f64>() * share;
         gradient.fill(0.0);
-        for partial in partial.chunks_exact(size.max(1)) {
-            gradient.iter_mut().zip(partial).for_each(|(g, &p)| *g += p as f64);
+        for (_, partial) in &partial {
+            gradient.iter_mut().zip(&partial[..]).for_each(|(g, &p)| *g += p as f64);
         }
         for (i, (g, &w)) in gradient.iter_mut().zip(weights).enumerate() {
             *g *= share;
@@ -61,7 +56,7 @@ impl Problem {
     fn part(&self, rows: std::ops::Range<usize>, weights: &[f32], gradient: &mut [f32]) -> f64 {
         let (width, classes) = (self.width, self.classes);
         let weights = Matrix::new(weights, classes, width);
-        let mut scratch = Buffer::stale(BLOCK * classes);
+        let mut scratch = Buffer::uninit(BLOCK * classes);
         let mut loss = 0.0;
         for first in rows.clone().step_by(BLOCK) {
             let count = BLOCK.min(rows.end - first);
@@ -80,7 +75,7 @@ impl Problem {
 /// -ln softmax(logits)`[label]`; leaves softmax(logits) minus the one-hot label.
 fn cross_entropy(logits: &mut [f32], label: usize) -> f64 {
     let wanted = logits[label];
-    let (top, sum) = wide(
+    let (top, sum) = with_simd(
         #[inline(always)]
         || {
             let top = max(logits);

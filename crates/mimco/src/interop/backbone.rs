@@ -8,7 +8,8 @@ use super::read::resolve::{PositionRows, ResolvedModel};
 use super::read::tensor_map::TensorMap;
 use super::read::weights::Weights;
 use super::read::{positions, printable};
-use super::write::{model_card, safetensors, tensors};
+use super::write::tensors::{HostParameters, backbone_tensors};
+use super::write::{model_card, safetensors};
 use crate::models::backbone::Backbone;
 use crate::models::overrides::BackboneOverrides;
 use crate::models::vit::{LARGEST_IMAGE, MAX_PATCHES, Vit, VitConfig};
@@ -30,7 +31,7 @@ pub struct Loaded {
 /// # Errors
 /// A file that cannot be written.
 pub fn save(path: &Path, parameters: &Parameters, info: &Info) -> Result<(), Error> {
-    safetensors::write_f32(path, &tensors::backbone_tensors(&info.model, parameters), &info.metadata(path)?)?;
+    safetensors::write_f32(path, &backbone_tensors(&info.model, &HostParameters::new(parameters)), &info.metadata(path)?)?;
     let indented = serde_json::to_string_pretty(info).map_err(|e| Error::file(path, e))? + "\n";
     files::write_atomically(&path.with_file_name("config.json"), indented.as_bytes())?;
     let file = path.file_name().unwrap_or_default().to_string_lossy();
@@ -57,7 +58,7 @@ pub fn save(path: &Path, parameters: &Parameters, info: &Info) -> Result<(), Err
 /// let config = VitConfig { heads: 2, ..VitConfig::plain(16, 1, 32, 4, 8) };
 /// let mut parameters = Parameters::new();
 /// Vit::declare(&config, &mut parameters, "");
-/// parameters.flat_mut().iter_mut().enumerate().for_each(|(i, value)| *value = (i as f32).sin());
+/// parameters.update_flat_on_host(|flat| flat.iter_mut().enumerate().for_each(|(i, value)| *value = (i as f32).sin()));
 ///
 /// let folder = tempfile::tempdir()?;
 /// let path = folder.path().join("backbone.safetensors");
@@ -65,7 +66,7 @@ pub fn save(path: &Path, parameters: &Parameters, info: &Info) -> Result<(), Err
 ///
 /// let loaded = backbone::load(&path, &BackboneOverrides::default())?;
 /// assert_eq!(loaded.info.model, config);
-/// assert_eq!(loaded.backbone.parameters.flat(), parameters.flat());
+/// assert_eq!(loaded.backbone.parameters.flat_to_host(), parameters.flat_to_host());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error> {
@@ -91,7 +92,7 @@ pub fn load(path: &Path, overrides: &BackboneOverrides) -> Result<Loaded, Error>
             let what = format!("`{}` contains values that are not finite in f32; use an earlier checkpoint", printable(stored));
             return Err(Error::file(path, what));
         }
-        parameters.flat_mut()[entry.range].copy_from_slice(&values);
+        parameters.update_flat_on_host(|flat| flat[entry.range].copy_from_slice(&values));
     }
     Ok(Loaded { backbone: Backbone { vit, parameters }, info })
 }
@@ -234,7 +235,8 @@ mod tests {
     }
 
     fn tensors(parameters: &Parameters, prefix: &str) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-        let array = |e: &mimco_engine::Entry| (format!("{prefix}{}", e.name), e.shape.clone(), parameters.flat()[e.range.clone()].to_vec());
+        let array =
+            |e: &mimco_engine::Entry| (format!("{prefix}{}", e.name), e.shape.clone(), parameters.flat_to_host()[e.range.clone()].to_vec());
         parameters.entries().iter().map(array).collect()
     }
 
@@ -252,7 +254,7 @@ mod tests {
         let info = described(&vit);
         save(&path, &parameters, &info).unwrap();
         let Loaded { backbone, info: loaded } = load(&path, &BackboneOverrides::default()).unwrap();
-        assert_eq!((&backbone.vit.config, backbone.parameters.flat(), loaded), (&vit.config, parameters.flat(), info));
+        assert_eq!((&backbone.vit.config, backbone.parameters.flat_to_host(), loaded), (&vit.config, parameters.flat_to_host(), info));
         assert!(std::fs::read_to_string(folder.path().join("config.json")).unwrap().contains("vit_w64d2_h4_patch4_8"));
         let set = BackboneOverrides { heads: Some(2), ..Default::default() };
         assert_eq!(load(&path, &set).unwrap().info.model.heads, 2);
@@ -266,7 +268,7 @@ mod tests {
         write(&path, &tensors(&parameters, ""), None);
         let Loaded { backbone, info } = load(&path, &BackboneOverrides::default()).unwrap();
         assert_eq!((info.model.heads, info.model.mean, info.method.as_str()), (1, IMAGENET_MEAN, "timm"));
-        assert_eq!(backbone.parameters.flat(), parameters.flat());
+        assert_eq!(backbone.parameters.flat_to_host(), parameters.flat_to_host());
     }
 
     #[test]
@@ -284,7 +286,7 @@ mod tests {
             );
             write(&path, &all, Some(json.clone()));
             let loaded = load(&path, &BackboneOverrides::default()).unwrap();
-            assert_eq!(loaded.backbone.parameters.flat(), parameters.flat());
+            assert_eq!(loaded.backbone.parameters.flat_to_host(), parameters.flat_to_host());
         }
     }
 

@@ -6,7 +6,7 @@ use super::read::layouts::Layout;
 use super::read::resolve::ResolvedModel;
 use super::read::weights::Weights;
 use super::write::safetensors::NamedTensor;
-use super::write::tensors::backbone_tensors;
+use super::write::tensors::{HostParameters, backbone_tensors};
 use super::write::{hugging_face, model_card, onnx, safetensors, timm};
 use crate::models::overrides::BackboneOverrides;
 use crate::{Error, files};
@@ -58,7 +58,7 @@ pub fn convert(request: &Request<'_>) -> Result<(Info, Vec<PathBuf>), Error> {
     {
         tracing::warn!("{}: {warning}", request.output.display());
     }
-    let (config, parameters) = (&backbone.vit.config, &backbone.parameters);
+    let (config, parameters) = (&backbone.vit.config, &HostParameters::new(&backbone.parameters));
     if request.target == ExportTarget::HuggingFace {
         info.model.layer_scale = hugging_face::layer_scale(config);
         info.architecture = info.model.name();

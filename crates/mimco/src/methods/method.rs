@@ -1,11 +1,11 @@
 //! What the training loop needs of a method.
 
+use super::figures::Figures;
 use crate::Error;
 use crate::models::backbone::Backbone;
 use crate::models::vit::{Vit, VitConfig};
 use mimco_data::loader::Batch;
-use mimco_engine::Parameters;
-use std::collections::BTreeMap;
+use mimco_engine::{Gradients, Parameters, Tensor};
 
 /// What a method is built from, apart from its own settings.
 pub struct BuildContext {
@@ -40,9 +40,6 @@ pub struct StepInfo {
     pub seed: u64,
 }
 
-/// Figures of a step by their metric names.
-pub type Figures = BTreeMap<&'static str, f64>;
-
 /// A named array of a method's own state, for checkpoints.
 pub struct StateArray {
     /// Name of the array.
@@ -66,15 +63,11 @@ pub trait Method {
     fn parameters_mut(&mut self) -> &mut Parameters;
 
     /// Computes the losses of a batch and adds `loss_scale` times their gradient to `gradients`.
-    ///
-    /// Whatever else it changes, [`Method::discard_step`] undoes.
-    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures;
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures;
 
-    /// Follows an update of the parameters: momentum encoder, queue. `info.step` counts the update.
-    fn after_update(&mut self, info: StepInfo);
-
-    /// Takes the place of an update whose loss or gradient is not finite.
-    fn discard_step(&mut self);
+    /// Follows an update of the parameters: momentum encoder, queue, running statistics. `info.step`
+    /// counts the update. Where `finite` `[1]` is 0, the step changes nothing.
+    fn after_update(&mut self, info: StepInfo, finite: &Tensor);
 
     /// Returns the state next to the parameters: momentum encoder, running statistics, queue.
     fn state(&self) -> Vec<StateArray>;
@@ -98,8 +91,8 @@ pub trait Method {
 /// Copies every parameter of `from` to the parameter of `to` whose name is `prefix` and the same name.
 pub(super) fn copy_named(from: &Parameters, to: &mut Parameters, prefix: &str) {
     for entry in from.entries() {
-        if let Some(id) = to.find(&format!("{prefix}{}", entry.name)) {
-            to.get_mut(id).copy_from_slice(&from.flat()[entry.range.clone()]);
+        if let (Some(source), Some(target)) = (from.find(&entry.name), to.find(&format!("{prefix}{}", entry.name))) {
+            to.update_on_host(target, |values| values.copy_from_slice(&from.to_host(source)));
         }
     }
 }

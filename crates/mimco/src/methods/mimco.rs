@@ -4,9 +4,10 @@
 //! The paper's abstract gives the two stages, the pre-trained contrastive teacher and the two
 //! losses. What it leaves open is a setting ([`MimcoSettings`]).
 
+use super::figures::Figures;
 use super::mask::{MaskGenerator, PatchMask};
-use super::method::{BuildContext, Figures, Method, ReadState, StateArray, StepInfo, copy_named};
-use super::queue::Queue;
+use super::method::{BuildContext, Method, ReadState, StateArray, StepInfo, copy_named};
+use super::queue_state;
 use super::sampling::choose;
 use super::settings::mimco::{
     HeadKind, ImageLoss, MimcoSettings, MimcoSpec, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm,
@@ -19,8 +20,8 @@ use crate::models::tokens::{TokenRows, Tokens};
 use crate::models::vit::{DropPathOptions, ForwardOptions, Initialization, NORM_EPS, Vit};
 use mimco_data::loader::Batch;
 use mimco_data::random::{Purpose, keyed};
-use mimco_engine::ops::{Candidates, Contrast, Masked, layer_norm_plain};
-use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
+use mimco_engine::ops::{ContrastiveTargets, FeatureQueue, Masked, Positive, layer_norm_plain};
+use mimco_engine::{Gradients, ParameterId, Parameters, Tape, Tensor, Var};
 
 /// A MimCo training.
 pub struct Mimco {
@@ -35,7 +36,7 @@ pub struct Mimco {
     /// Student, mask token and heads.
     parameters: Parameters,
     mask: MaskGenerator,
-    queue: Queue,
+    queue: FeatureQueue,
     /// Image targets of the step and their samples, which enter the queue after the update.
     pending: Vec<(Tensor, Vec<u32>)>,
 }
@@ -65,7 +66,8 @@ impl Mimco {
         let image_head = LightHead::declare(&mut parameters, "image_head", &widths);
 
         student.initialize(&mut parameters, Initialization::Normal, seed);
-        truncated_normal(parameters.get_mut(mask_token), 0.02, &mut keyed(seed, Purpose::Init, 3, 0));
+        let rng = &mut keyed(seed, Purpose::Init, 3, 0);
+        parameters.update_on_host(mask_token, |token| truncated_normal(token, 0.02, rng));
         patch_head.initialize(&mut parameters, seed, 0);
         image_head.initialize(&mut parameters, seed, 1);
         if settings.student_init == StudentInit::Teacher {
@@ -79,7 +81,7 @@ impl Mimco {
             mask: spec.mask.generator(&model),
             options: ForwardOptions { recompute: context.recompute, ..ForwardOptions::default() },
             drop_path: context.drop_path,
-            queue: Queue::new(capacity, teacher_width),
+            queue: FeatureQueue::new(capacity, teacher_width),
             pending: Vec::new(),
             settings,
             teacher,
@@ -102,38 +104,40 @@ impl Mimco {
         sample_ids: &[u32],
         info: StepInfo,
         loss_scale: f32,
-        gradients: &mut [f32],
+        gradients: &mut Gradients,
     ) -> Figures {
         let targets = self.do_teacher(images);
         let mut tape = Tape::recording(&self.parameters);
         let tokens = self.do_student(&mut tape, images, mask, info);
 
-        let (mut figures, mut losses, mut image_target) = (Figures::new(), Vec::new(), None);
+        let (mut figures, mut losses, mut image_target) = (Figures::default(), Vec::new(), None);
         if self.settings.patch_loss != PatchLoss::Off {
-            let (loss, accuracy) = self.patch_loss(&mut tape, &tokens, &targets, mask, info);
+            let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, mask, info);
             let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
-            figures.insert("train/loss_patch", (loss.value.item() * factor) as f64);
-            figures.extend(accuracy.map(|accuracy| ("train/acc_patch", 100.0 * accuracy as f64)));
+            figures.add("train/loss_patch", loss.value.scale(factor), 1.0);
+            if let Some(wins) = wins {
+                figures.add("train/acc_patch", wins, 100.0);
+            }
             losses.push((loss, factor * self.settings.patch_weight));
         }
         if self.settings.image_loss != ImageLoss::Off {
             let target = self.image_feature(&mut Tape::inference(&self.teacher.parameters), &targets).value; // [batch, teacher's width]
             let prediction = self.image_feature(&mut tape, &tokens);
             let prediction = self.image_head.forward(&mut tape, &prediction); // [batch, teacher's width]
-            let (loss, accuracy) = self.image_loss(&mut tape, &prediction, &target, sample_ids);
+            let (loss, wins) = self.image_loss(&mut tape, &prediction, &target, sample_ids);
             let factor = self.factor(self.settings.image_temperature);
             // Without negatives, as with an empty queue, neither figure has a meaning.
             if self.settings.image_loss != ImageLoss::Queue || !self.queue.is_empty() {
-                figures.insert("train/loss_image", (loss.value.item() * factor) as f64);
-                figures.insert("train/acc_image", 100.0 * accuracy as f64);
+                figures.add("train/loss_image", loss.value.scale(factor), 1.0);
+                figures.add("train/acc_image", wins, 100.0);
             }
-            figures.insert("health/teacher_alignment", mean_cosine(&prediction.value, &target));
+            figures.add_scalar("health/teacher_alignment", prediction.value.mean_cosine(&target));
             losses.push((loss, factor * self.settings.image_weight));
             image_target = Some(target);
         }
         let loss = tape.weighted_sum(&losses);
+        figures.add_loss(loss.value.clone());
         tape.backward(&loss, Tensor::scalar(loss_scale), gradients, None);
-        figures.insert("train/loss", loss.value.item() as f64);
         self.pending.extend(image_target.map(|target| (target, sample_ids.to_vec())));
         figures
     }
@@ -154,14 +158,21 @@ impl Mimco {
             Pooling::Class => TokenRows::ClassAnd(mask.predicted.clone()),
             Pooling::Mean => TokenRows::All,
         };
-        let masked = Some(Masked { token: self.mask_token, places: mask.masked.clone() });
+        let masked = Some(Masked { token: self.mask_token, masked: mask.masked.clone() });
         let drop_path = (self.drop_path > 0.0).then_some(DropPathOptions { rate: self.drop_path, seed: info.seed, draw: info.draw });
         self.student.forward(tape, images, &ForwardOptions { rows, masked, drop_path, ..self.options.clone() })
     }
 
     /// Compares each predicted patch with the teacher's patches: of its image, of the batch, or by L1.
     /// Returns the loss and the share of patches whose positive wins.
-    fn patch_loss(&self, tape: &mut Tape<'_>, tokens: &Tokens, targets: &Tokens, mask: &PatchMask, info: StepInfo) -> (Var, Option<f32>) {
+    fn patch_loss(
+        &self,
+        tape: &mut Tape<'_>,
+        tokens: &Tokens,
+        targets: &Tokens,
+        mask: &PatchMask,
+        info: StepInfo,
+    ) -> (Var, Option<Tensor>) {
         let prediction = tokens.patches(tape, &mask.predicted);
         let prediction = self.patch_head.forward(tape, &prediction); // [predicted, teacher's width]
         let constants = &mut Tape::inference(&self.teacher.parameters);
@@ -169,47 +180,47 @@ impl Mimco {
         let (batch, predicted, width) = (tokens.images(), positives.rows(), positives.width());
         let per_image = predicted / batch;
         let temperature = self.settings.patch_temperature;
-        let contrast = |tape: &mut Tape<'_>, keys: &Tensor, candidates, owners| {
-            let (loss, accuracy) = tape.info_nce(&prediction, &Contrast { keys, candidates, owners, temperature });
-            (loss, Some(accuracy))
+        let contrast = |tape: &mut Tape<'_>, keys: &Tensor, positive, sample_ids| {
+            let (loss, wins) = tape.info_nce(&prediction, &ContrastiveTargets { keys, positive, sample_ids, temperature });
+            (loss, Some(wins))
         };
         match (self.settings.patch_loss, self.settings.patch_candidates) {
             (PatchLoss::L1 | PatchLoss::Off, _) => (tape.l1(&prediction, &positives), None),
             (PatchLoss::ImageNegatives, PatchCandidates::Masked) => {
                 let positive: Vec<u32> = (0..predicted).map(|i| (i % per_image.max(1)) as u32).collect();
-                contrast(tape, &positives.reshape([batch, per_image, width]), Candidates::Among(&positive), None)
+                contrast(tape, &positives.reshape([batch, per_image, width]), Positive::InKeys(&positive), None)
             }
             (PatchLoss::ImageNegatives, PatchCandidates::All) => {
                 let patches = tokens.patches_per_image();
                 let keys = targets.all_patches(constants).value.reshape([batch, patches, width]);
                 let positive: Vec<u32> = mask.predicted_patches().map(|patch| (patch % patches) as u32).collect();
-                contrast(tape, &keys, Candidates::Among(&positive), None)
+                contrast(tape, &keys, Positive::InKeys(&positive), None)
             }
             (PatchLoss::BatchNegatives, _) => {
                 let mut rng = keyed(info.seed, Purpose::Candidates, info.epoch, info.draw);
                 let drawn = choose(predicted, self.settings.batch_candidates, &mut rng);
-                let keys = constants.select_rows(&Var::constant(positives.clone()), &drawn.clone().into()).value;
+                let keys = positives.select_rows(&drawn);
                 // Ids exclude a row's own target from its negatives, whether drawn or not.
                 let row_ids: Vec<u64> = (0..predicted as u64).collect();
                 let key_ids: Vec<u64> = drawn.iter().map(|&i| i as u64).collect();
                 let keys = keys.reshape([1, drawn.len(), width]);
-                contrast(tape, &keys, Candidates::Beside(&positives), Some((&row_ids[..], &key_ids[..])))
+                contrast(tape, &keys, Positive::Separate(&positives), Some((&row_ids[..], &key_ids[..])))
             }
         }
     }
 
     /// Compares each prediction with the teacher's image features: of the batch, or of the queue.
     /// Returns the loss and the share of images whose positive wins. [batch, teacher's width] both
-    fn image_loss(&self, tape: &mut Tape<'_>, prediction: &Var, target: &Tensor, sample_ids: &[u32]) -> (Var, f32) {
+    fn image_loss(&self, tape: &mut Tape<'_>, prediction: &Var, target: &Tensor, sample_ids: &[u32]) -> (Var, Tensor) {
         let temperature = self.settings.image_temperature;
         if self.settings.image_loss == ImageLoss::Queue {
             let ids: Vec<u64> = sample_ids.iter().map(|&id| id as u64).collect();
-            let owners = Some((&ids[..], self.queue.owners()));
-            tape.info_nce(prediction, &Contrast { keys: &self.queue.keys(), candidates: Candidates::Beside(target), owners, temperature })
+            let (positive, sample_ids) = (Positive::Separate(target), Some((&ids[..], self.queue.sample_ids())));
+            tape.info_nce(prediction, &ContrastiveTargets { keys: &self.queue.keys(), positive, sample_ids, temperature })
         } else {
             let positive: Vec<u32> = (0..target.rows() as u32).collect();
             let keys = &target.reshape([1, target.rows(), target.width()]);
-            tape.info_nce(prediction, &Contrast { keys, candidates: Candidates::Among(&positive), owners: None, temperature })
+            tape.info_nce(prediction, &ContrastiveTargets { keys, positive: Positive::InKeys(&positive), sample_ids: None, temperature })
         }
     }
 
@@ -241,29 +252,25 @@ impl Method for Mimco {
         &mut self.parameters
     }
 
-    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures {
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures {
         let size = self.student.config.image;
         let images = Tensor::from_slice([batch.indices.len(), 3, size, size], &batch.views[0]);
         let mask = self.mask.batch(info.seed, info.epoch, &batch.indices);
         self.losses(&images, &mask, &batch.indices, info, loss_scale, gradients)
     }
 
-    fn after_update(&mut self, _info: StepInfo) {
+    fn after_update(&mut self, _info: StepInfo, finite: &Tensor) {
         for (features, sample_ids) in std::mem::take(&mut self.pending) {
-            self.queue.push(features.data(), &sample_ids);
+            self.queue.push(&features, &sample_ids, finite);
         }
     }
 
-    fn discard_step(&mut self) {
-        self.pending.clear();
-    }
-
     fn state(&self) -> Vec<StateArray> {
-        self.queue.state()
+        queue_state::arrays(&self.queue)
     }
 
     fn restore(&mut self, read: ReadState<'_>) -> Result<(), Error> {
-        self.queue.restore(read)
+        queue_state::restore(&mut self.queue, read)
     }
 
     /// Counts the student's forward pass three times (its backward pass costs two, without the
@@ -282,12 +289,4 @@ impl Method for Mimco {
     fn backbone(&self) -> (&Vit, &Parameters) {
         (&self.student, &self.parameters)
     }
-}
-
-fn mean_cosine(a: &Tensor, b: &Tensor) -> f64 {
-    let width = a.width();
-    let dot = |x: &[f32], y: &[f32]| x.iter().zip(y).map(|(x, y)| (x * y) as f64).sum::<f64>();
-    let pairs = a.data().chunks_exact(width).zip(b.data().chunks_exact(width));
-    let sum: f64 = pairs.map(|(x, y)| dot(x, y) / (dot(x, x) * dot(y, y)).sqrt().max(1e-12)).sum();
-    sum / a.rows().max(1) as f64
 }

@@ -1,7 +1,8 @@
 //! MoCo v3 (Chen, Xie and He 2021): two views of an image identify each other among the batch, one of
 //! them through a momentum encoder.
 
-use super::method::{BuildContext, Figures, Method, ReadState, StateArray, StepInfo, copy_named};
+use super::figures::Figures;
+use super::method::{BuildContext, Method, ReadState, StateArray, StepInfo, copy_named};
 use super::settings::moco_v3::{MocoV3Settings, MocoV3Spec};
 use crate::Error;
 use crate::models::heads::BatchNormMlp;
@@ -9,9 +10,9 @@ use crate::models::tokens::TokenRows;
 use crate::models::vit::{DropPathOptions, ForwardOptions, Initialization, Vit};
 use crate::schedule::momentum;
 use mimco_data::loader::Batch;
-use mimco_engine::ops::{Candidates, Contrast, RunningStatistics};
+use mimco_engine::ops::{ContrastiveTargets, Positive, RunningStatistics};
 use mimco_engine::optim::momentum_update;
-use mimco_engine::{Parameters, Tape, Tensor, Var};
+use mimco_engine::{Gradients, Parameters, Tape, Tensor, Var};
 
 /// Prefix of the encoder's parameter names.
 const ENCODER: &str = "base_encoder.";
@@ -29,8 +30,6 @@ pub struct MocoV3 {
     /// Momentum encoder and momentum projector, in the layout of the head of `parameters`.
     momentum_parameters: Parameters,
     statistics: Statistics,
-    /// Statistics before the step, to restore if the step is discarded.
-    statistics_before: Statistics,
 }
 
 /// Running statistics of the batch norms. Training uses each batch's own; checkpoints contain these.
@@ -68,8 +67,9 @@ impl MocoV3 {
         }
         parameters.set_precision(precision);
         momentum_parameters.set_precision(precision);
-        let shared = momentum_parameters.flat().len();
-        momentum_parameters.flat_mut().copy_from_slice(&parameters.flat()[..shared]);
+        let initial = parameters.flat_to_host();
+        momentum_parameters.update_flat_on_host(|momentum| momentum.copy_from_slice(&initial[..momentum.len()]));
+        drop(initial);
 
         let statistics =
             Statistics { projector: projector.statistics(), predictor: predictor.statistics(), momentum_projector: projector.statistics() };
@@ -82,7 +82,6 @@ impl MocoV3 {
             predictor,
             parameters,
             momentum_parameters,
-            statistics_before: statistics.clone(),
             statistics,
         }
     }
@@ -91,26 +90,27 @@ impl MocoV3 {
     /// `loss_scale` times its gradient to `gradients`:
     ///
     /// loss = ctr(q₁, k₂) + ctr(q₂, k₁), ctr = 2τ · InfoNCE over the batch
-    pub fn losses(&mut self, views: [&Tensor; 2], info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures {
+    pub fn losses(&mut self, views: [&Tensor; 2], info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures {
         let keys = views.map(|view| self.do_teacher(view));
         let (temperature, factor) = (self.settings.temperature, 2.0 * self.settings.temperature);
         let mut statistics = self.statistics.clone();
-        let (mut loss, mut accuracy) = (0.0, 0.0);
+        let mut figures = Figures::default();
         for (i, view) in views.into_iter().enumerate() {
             // One tape for each view: the two losses share no activation, so memory holds one view's at a time.
             let mut tape = Tape::recording(&self.parameters);
             let q = self.do_student(&mut tape, view, 2 * info.draw + i as u64, info.seed, &mut statistics); // [batch, out]
             let k = &keys[1 - i]; // [batch, out]
             let positive: Vec<u32> = (0..k.rows() as u32).collect();
-            let keys = &k.reshape([1, k.rows(), k.width()]);
-            let contrast = Contrast { keys, candidates: Candidates::Among(&positive), owners: None, temperature };
-            let (ctr, wins) = tape.info_nce(&q, &contrast);
+            let (keys, positive) = (&k.reshape([1, k.rows(), k.width()]), Positive::InKeys(&positive));
+            let (ctr, wins) = tape.info_nce(&q, &ContrastiveTargets { keys, positive, sample_ids: None, temperature });
+            let loss = ctr.value.scale(factor);
             tape.backward(&ctr, Tensor::scalar(loss_scale * factor), gradients, None);
-            loss += (factor * ctr.value.item()) as f64;
-            accuracy += 100.0 * wins as f64 / 2.0;
+            figures.add("train/loss_image", loss.clone(), 1.0);
+            figures.add("train/acc_image", wins, 50.0); // the mean over two views, in percent
+            figures.add_loss(loss);
         }
         self.statistics = statistics;
-        Figures::from([("train/loss", loss), ("train/loss_image", loss), ("train/acc_image", accuracy)])
+        figures
     }
 
     /// Computes the keys of a view by momentum encoder and momentum projector, [batch, out]: no
@@ -145,7 +145,7 @@ impl Method for MocoV3 {
         &mut self.parameters
     }
 
-    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut [f32]) -> Figures {
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures {
         let size = self.encoder.config.image;
         let shape = [batch.indices.len(), 3, size, size];
         let views = [0, 1].map(|i| Tensor::from_slice(shape, &batch.views[i]));
@@ -153,27 +153,22 @@ impl Method for MocoV3 {
     }
 
     /// Moves the momentum encoder: target = m · target + (1 - m) · source.
-    fn after_update(&mut self, info: StepInfo) {
+    fn after_update(&mut self, info: StepInfo, finite: &Tensor) {
         let m = momentum(info.step, info.total, self.settings.momentum as f64) as f32;
-        let target = self.momentum_parameters.flat_mut();
-        momentum_update(target, &self.parameters.flat()[..target.len()], m);
-        self.statistics_before = self.statistics.clone();
-    }
-
-    fn discard_step(&mut self) {
-        self.statistics = self.statistics_before.clone();
+        momentum_update(&mut self.momentum_parameters, &self.parameters, m, finite);
+        for (_, statistics) in self.statistics.named_mut() {
+            statistics.settle(finite);
+        }
     }
 
     fn state(&self) -> Vec<StateArray> {
         let array = |name: String, shape: &[usize], data: &[f32]| StateArray { name, shape: shape.to_vec(), data: data.to_vec() };
-        let momentum = self
-            .momentum_parameters
-            .entries()
-            .iter()
-            .map(|e| array(format!("momentum.{}", e.name), &e.shape, &self.momentum_parameters.flat()[e.range.clone()]));
+        let weights = self.momentum_parameters.flat_to_host();
+        let momentum = self.momentum_parameters.entries().iter();
+        let momentum = momentum.map(|e| array(format!("momentum.{}", e.name), &e.shape, &weights[e.range.clone()]));
         let running = self.statistics.named().into_iter().flat_map(|(name, s)| {
             let one = |what: &str, data: &[f32]| array(format!("{name}.{what}"), &[data.len()], data);
-            [one("running_mean", &s.mean), one("running_var", &s.variance)]
+            [one("running_mean", &s.mean_to_host()), one("running_var", &s.variance_to_host())]
         });
         momentum.chain(running).collect()
     }
@@ -181,13 +176,13 @@ impl Method for MocoV3 {
     fn restore(&mut self, read: ReadState<'_>) -> Result<(), Error> {
         for entry in self.momentum_parameters.entries().to_vec() {
             let data = read(&format!("momentum.{}", entry.name), entry.range.len())?;
-            self.momentum_parameters.flat_mut()[entry.range].copy_from_slice(&data);
+            self.momentum_parameters.update_flat_on_host(|flat| flat[entry.range].copy_from_slice(&data));
         }
         for (name, s) in self.statistics.named_mut() {
-            s.mean = read(&format!("{name}.running_mean"), s.mean.len())?;
-            s.variance = read(&format!("{name}.running_var"), s.variance.len())?;
+            let mean = read(&format!("{name}.running_mean"), s.width())?;
+            let variance = read(&format!("{name}.running_var"), s.width())?;
+            *s = RunningStatistics::from_host(&mean, &variance);
         }
-        self.statistics_before = self.statistics.clone();
         Ok(())
     }
 

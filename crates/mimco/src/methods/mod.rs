@@ -1,13 +1,15 @@
 //! The methods, one file each: `do_teacher`, `do_student` and `losses` read like the papers.
 
+mod figures;
 pub mod mask;
 mod method;
 pub mod mimco;
 pub mod moco_v3;
-mod queue;
+mod queue_state;
 mod sampling;
 pub mod settings;
 mod spec;
 
-pub use method::{BuildContext, Figures, Method, ReadState, StateArray, StepInfo};
+pub use figures::Figures;
+pub use method::{BuildContext, Method, ReadState, StateArray, StepInfo};
 pub use spec::{MethodSpec, RecipeDefaults};

@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::models::backbone::FeatureKind;
 use crate::models::vit::VitConfig;
-use mimco_data::pipeline::Pipeline;
+use mimco_data::loader::ViewSpec;
 
 /// A method's settings: everything the program asks of a method before it trains.
 ///
@@ -41,7 +41,7 @@ pub trait MethodSpec {
     }
 
     /// Returns the random views of an image that the method trains on.
-    fn views(&self, crop_scale: (f32, f32), flip: f32) -> Pipeline;
+    fn views(&self, crop_scale: (f32, f32), flip: f32) -> ViewSpec;
 }
 
 /// Defaults of a published recipe, before a recipe file or a setting changes them.

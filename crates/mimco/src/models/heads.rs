@@ -33,10 +33,10 @@ impl BatchNormMlp {
     pub fn initialize(&self, parameters: &mut Parameters, seed: u64, index: u64) {
         let rng = &mut keyed(seed, Purpose::Init, 1, index);
         for (layer, &inputs) in self.layers.iter().zip(&self.widths) {
-            linear_uniform(parameters.get_mut(*layer), inputs, rng);
+            parameters.update_on_host(*layer, |weight| linear_uniform(weight, inputs, rng));
         }
         for (weight, _) in &self.norms {
-            parameters.get_mut(*weight).fill(1.0);
+            parameters.update_on_host(*weight, |weight| weight.fill(1.0));
         }
     }
 
@@ -83,7 +83,7 @@ impl LightHead {
     pub fn initialize(&self, parameters: &mut Parameters, seed: u64, index: u64) {
         let rng = &mut keyed(seed, Purpose::Init, 2, index);
         for layer in &self.layers {
-            truncated_normal(parameters.get_mut(layer.weight), 0.02, rng);
+            parameters.update_on_host(layer.weight, |weight| truncated_normal(weight, 0.02, rng));
         }
     }
 

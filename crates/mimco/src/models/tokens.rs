@@ -155,13 +155,13 @@ mod tests {
         let wider: Arc<[bool]> = [true, true, false, true, false, true, true, false].into();
         for rows in [TokenRows::All, TokenRows::ClassAnd(chosen.into()), TokenRows::ClassAnd(wider)] {
             let tokens = tokens(&rows);
-            assert_eq!(tokens.class(tape).value.to_f32().data(), [0.0, 6.0]);
-            assert_eq!(tokens.patches(tape, &chosen).value.to_f32().data(), [2.0, 5.0, 9.0]);
+            assert_eq!(tokens.class(tape).value.to_host()[..], [0.0, 6.0]);
+            assert_eq!(tokens.patches(tape, &chosen).value.to_host()[..], [2.0, 5.0, 9.0]);
         }
-        assert_eq!(tokens(&TokenRows::Class).class(tape).value.to_f32().data(), [0.0, 6.0]);
+        assert_eq!(tokens(&TokenRows::Class).class(tape).value.to_host()[..], [0.0, 6.0]);
         let all = tokens(&TokenRows::All);
-        assert_eq!(all.all_patches(tape).value.to_f32().data(), [2.0, 3.0, 4.0, 5.0, 8.0, 9.0, 10.0, 11.0]);
-        assert_eq!(all.mean(tape).value.to_f32().data(), [3.5, 9.5]);
+        assert_eq!(all.all_patches(tape).value.to_host()[..], [2.0, 3.0, 4.0, 5.0, 8.0, 9.0, 10.0, 11.0]);
+        assert_eq!(all.mean(tape).value.to_host()[..], [3.5, 9.5]);
     }
 
     #[test]

@@ -122,35 +122,35 @@ impl Vit {
         let (d, mlp) = (self.config.width, self.config.mlp);
         let rng = &mut keyed(seed, Purpose::Init, 0, 0);
         let columns = CHANNELS * self.config.patch * self.config.patch;
+        let token_std = if start == Initialization::Xavier { 1e-6 } else { 0.02 };
         let matrix = |values: &mut [f32], inputs, outputs, rng: &mut _| match start {
             Initialization::Xavier => xavier_uniform(values, inputs, outputs, rng),
             Initialization::Normal => truncated_normal(values, 0.02, rng),
         };
-        match start {
-            Initialization::Xavier => xavier_uniform(parameters.get_mut(self.patch.weight), columns, d, rng),
-            Initialization::Normal => linear_uniform(parameters.get_mut(self.patch.weight), columns, rng), // PyTorch's default for convolutions
-        }
-        truncated_normal(parameters.get_mut(self.prefix.class), if start == Initialization::Xavier { 1e-6 } else { 0.02 }, rng);
-        match self.config.position {
-            Position::Learned => truncated_normal(parameters.get_mut(self.positions), 0.02, rng),
-            Position::Sincos => sincos_positions(parameters.get_mut(self.positions), self.config.grid(), d),
-        }
+        parameters.update_on_host(self.patch.weight, |values| match start {
+            Initialization::Xavier => xavier_uniform(values, columns, d, rng),
+            Initialization::Normal => linear_uniform(values, columns, rng), // PyTorch's default for convolutions
+        });
+        parameters.update_on_host(self.prefix.class, |values| truncated_normal(values, token_std, rng));
+        parameters.update_on_host(self.positions, |values| match self.config.position {
+            Position::Learned => truncated_normal(values, 0.02, rng),
+            Position::Sincos => sincos_positions(values, self.config.grid(), d),
+        });
         for block in &self.blocks {
-            for matrix_of_qkv in parameters.get_mut(block.qkv.weight).chunks_exact_mut(d * d) {
-                matrix(matrix_of_qkv, d, d, rng);
-            }
-            matrix(parameters.get_mut(block.proj.weight), d, d, rng);
-            matrix(parameters.get_mut(block.fc1.weight), d, mlp, rng);
-            matrix(parameters.get_mut(block.fc2.weight), mlp, d, rng);
-            parameters.get_mut(block.norm1.weight).fill(1.0);
-            parameters.get_mut(block.norm2.weight).fill(1.0);
+            parameters.update_on_host(block.qkv.weight, |qkv| qkv.chunks_exact_mut(d * d).for_each(|one| matrix(one, d, d, rng)));
+            parameters.update_on_host(block.proj.weight, |values| matrix(values, d, d, rng));
+            parameters.update_on_host(block.fc1.weight, |values| matrix(values, d, mlp, rng));
+            parameters.update_on_host(block.fc2.weight, |values| matrix(values, mlp, d, rng));
         }
-        parameters.get_mut(self.norm.weight).fill(1.0);
+        let norms = self.blocks.iter().flat_map(|block| [block.norm1, block.norm2]).chain([self.norm]);
+        for norm in norms {
+            parameters.update_on_host(norm.weight, |values| values.fill(1.0));
+        }
         for gamma in self.blocks.iter().flat_map(|block| block.gammas).flatten() {
-            parameters.get_mut(gamma).fill(self.config.layer_scale);
+            parameters.update_on_host(gamma, |values| values.fill(self.config.layer_scale));
         }
         if let Some(registers) = self.prefix.registers {
-            truncated_normal(parameters.get_mut(registers), if start == Initialization::Xavier { 1e-6 } else { 0.02 }, rng);
+            parameters.update_on_host(registers, |values| truncated_normal(values, token_std, rng));
         }
     }
 
@@ -169,7 +169,7 @@ impl Vit {
         let (batch, config) = (images.dims()[0], &self.config);
         let layout = Tokens::layout(batch, config.prefix(), config.grid(), &options.rows);
         let offsets: Arc<[usize]> = (0..=batch).map(|image| image * config.tokens()).collect();
-        let masked = options.masked.as_ref().map(|masked| &masked.places[..]);
+        let masked = options.masked.as_ref().map(|masked| &masked.masked[..]);
         let patches = tape.patch_embed(images, &config.mean, &config.std, self.patch, masked); // [seen, width]
         let mut x = tape.tokens(&patches, batch, self.prefix, self.positions, options.masked.clone()); // [batch · tokens, width]
         let depth = options.blocks.unwrap_or(self.blocks.len());
@@ -258,7 +258,7 @@ mod tests {
                 let options = ForwardOptions { rows, drop_path, ..ForwardOptions::default() };
                 let tape = &mut Tape::inference(&parameters);
                 let tokens = vit.forward(tape, &images, &options);
-                [tokens.class(tape).value, tokens.patches(tape, &chosen).value].map(|x| x.to_f32().data().to_vec())
+                [tokens.class(tape).value, tokens.patches(tape, &chosen).value].map(|x| x.to_host().into_owned())
             };
             let (all, some) = (features(TokenRows::All), features(TokenRows::ClassAnd(chosen.clone())));
             assert_eq!([some[0].len(), some[1].len()], [5 * 24, 5 * 24]);

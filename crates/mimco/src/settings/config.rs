@@ -10,7 +10,7 @@ use crate::models::backbone::Backbone;
 use crate::models::overrides::BackboneOverrides;
 use crate::models::vit::{IMAGENET_MEAN, IMAGENET_STD, NORM_EPS, Position, VitConfig};
 use crate::values::Auto;
-use mimco_data::pipeline::Pipeline;
+use mimco_data::loader::ViewSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use toml::Table;
@@ -273,7 +273,7 @@ impl Config {
     }
 
     /// Returns the random views of an image that the method trains on.
-    pub fn views(&self) -> Pipeline {
+    pub fn views(&self) -> ViewSpec {
         self.method.spec().views(self.augment.crop_scale, self.augment.flip)
     }
 

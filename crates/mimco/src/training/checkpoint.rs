@@ -7,10 +7,11 @@ use crate::Error;
 use crate::interop::info::KEY as INFO_KEY;
 use crate::interop::read::weights::Weights;
 use crate::interop::write::safetensors;
-use crate::methods::{Figures, Method};
+use crate::methods::Method;
 use crate::settings::Config;
 use mimco_engine::optim::Optimizer;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -47,7 +48,7 @@ pub struct Progress {
 
 impl Progress {
     /// Adds the figures of an update to the sums since the last line of metrics.
-    pub(super) fn add_figures(&mut self, figures: &Figures) {
+    pub(super) fn add_figures(&mut self, figures: &BTreeMap<&'static str, f64>) {
         for (name, value) in figures {
             let (sum, count) = self.pending.entry(name.to_string()).or_default();
             *sum += value;
@@ -70,9 +71,9 @@ impl Progress {
 pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let parameters = method.parameters();
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();
-    let flats =
-        std::iter::once(("parameter", parameters.flat())).chain(optimizer.moments().iter().map(|(name, buffer)| (*name, &buffer[..])));
-    for (kind, flat) in flats {
+    let flats: Vec<(&str, Cow<'_, [f32]>)> =
+        std::iter::once(("parameter", parameters.flat_to_host())).chain(optimizer.moments_to_host()).collect();
+    for (kind, flat) in &flats {
         for entry in parameters.entries() {
             tensors.push((format!("{kind}.{}", entry.name), entry.shape.clone(), &flat[entry.range.clone()]));
         }
@@ -126,12 +127,13 @@ pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) 
         Ok(tensor)
     };
     let entries = method.parameters().entries().to_vec();
+    let moments: Vec<&str> = optimizer.moments_to_host().map(|(name, _)| name).collect();
     for entry in &entries {
         let data = take(&format!("parameter.{}", entry.name), entry.range.len())?;
-        method.parameters_mut().flat_mut()[entry.range.clone()].copy_from_slice(&data);
-        for (kind, moment) in optimizer.moments_mut() {
-            let data = take(&format!("{kind}.{}", entry.name), entry.range.len())?;
-            moment[entry.range.clone()].copy_from_slice(&data);
+        method.parameters_mut().update_flat_on_host(|flat| flat[entry.range.clone()].copy_from_slice(&data));
+        for moment in &moments {
+            let data = take(&format!("{moment}.{}", entry.name), entry.range.len())?;
+            optimizer.update_moment_on_host(moment, |flat| flat[entry.range.clone()].copy_from_slice(&data));
         }
     }
     method.restore(&mut |name, elements| take(&format!("state.{name}"), elements))?;

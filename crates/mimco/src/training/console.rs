@@ -3,7 +3,6 @@
 use super::monitor::Evaluation;
 use super::run_folder::RunFolder;
 use crate::Error;
-use crate::methods::Figures;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -52,10 +51,14 @@ impl Console {
         self.bar.reset_eta();
     }
 
-    /// Moves the bar to `step` and shows the loss.
-    pub fn move_bar(&self, step: u64, figures: &Figures) {
+    /// Moves the bar to `step`.
+    pub fn move_bar(&self, step: u64) {
         self.bar.set_position(step);
-        if let Some(loss) = figures.get("train/loss") {
+    }
+
+    /// Shows the loss next to the bar.
+    pub fn show_loss(&self, loss: Option<&f64>) {
+        if let Some(loss) = loss {
             self.bar.set_message(format!("loss {loss:.3}"));
         }
     }

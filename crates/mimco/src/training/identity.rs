@@ -13,7 +13,7 @@ pub(super) fn identity(config: &Config, images: &Images, backbones: [Option<&Bac
     let settings = config.reproducible_settings().bytes().fold(0, |hash, byte| mix(hash, byte as u64));
     let backbones = backbones.map(|backbone| {
         backbone.map_or(String::new(), |backbone| {
-            let weights = backbone.parameters.flat().iter().fold(0, |hash, weight| mix(hash, weight.to_bits() as u64));
+            let weights = backbone.parameters.flat_to_host().iter().fold(0, |hash, weight| mix(hash, weight.to_bits() as u64));
             let vit = &backbone.vit.config;
             format!("{weights:016x} {} {:?} {:?}", vit.name(), vit.mean, vit.std)
         })

@@ -25,10 +25,10 @@ pub fn open_images(data: &Path, val: Option<&Path>, out: &Path, settings: &Data)
     let images = match val {
         Some(val) => {
             let train = Dataset::open(data, true, Some(&listing))?;
-            let val = Dataset::labelled(val)?.with_classes(train.classes())?;
+            let val = Dataset::open_labelled(val)?.with_classes(train.classes())?;
             Images { train, val: Some(val) }
         }
-        None => match Dataset::splits(data, Some(&listing))? {
+        None => match Dataset::splits(data, Some(&listing)) {
             Some((train, val)) => Images { train, val: Some(val) },
             None => Images { train: Dataset::open(data, false, Some(&listing))?, val: None },
         },

@@ -65,7 +65,7 @@ pub fn pretrain(run: &Run, images: &Images) -> Result<Outcome, Error> {
     }
     // All folders are locked from the start, so that no other run trains there between two stages.
     let folders = stages.iter().rev().map(|(_, out)| RunFolder::open(out)).collect::<Result<Vec<_>, Error>>()?;
-    if let Err(error) = images.train.keep_index(&RunFolder::listing(&run.out)) {
+    if let Err(error) = images.train.write_listing_cache(&RunFolder::listing(&run.out)) {
         tracing::warn!("{error}; a resumed run will list the images again");
     }
     if let Some(message) = fit_batch(&run.plan.main, images.train.len()).1 {

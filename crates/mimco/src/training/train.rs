@@ -21,7 +21,9 @@ use crate::schedule::learning_rate;
 use crate::settings::Config;
 use crate::{Error, files};
 use mimco_data::loader::{Batch, Epoch, Loader};
-use mimco_engine::optim::{Optimizer, clear, clip_factor, gradient_norm};
+use mimco_engine::optim::{Optimizer, finite_flag};
+use mimco_engine::{Gradients, Tensor, peak_flops};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -65,19 +67,20 @@ pub(super) fn train(stage: Stage<'_>) -> Result<StageOutcome, Error> {
         Opened::Unfinished(training) => training,
         Opened::Finished(summary) => return Ok(StageOutcome::AlreadyFinished(summary)),
     };
-    let mut gradients = training.method.parameters().zeros_like();
+    let mut gradients = training.method.parameters().gradients();
     while training.progress.epoch < training.epochs() {
         let mut batches = training.loader.epoch(training.progress.epoch, training.progress.batch as usize);
         while training.progress.batch < training.batches_per_epoch() {
-            clear(&mut gradients);
-            let mut figures = Figures::new();
+            gradients.clear();
+            let mut figures = Vec::new();
             for part in 0..training.accumulate() {
                 let batch = training.next_batch(&mut batches)?;
-                let info = training.step_info(part);
-                let of_batch = training.method.step(&batch, info, training.loss_scale(), &mut gradients);
-                training.end_batch(batch, of_batch, &mut figures);
+                let (info, loss_scale) = (training.step_info(part), training.loss_scale());
+                figures.push(training.method.step(&batch, info, loss_scale, &mut gradients));
+                training.progress.batch += 1;
+                training.loader.recycle(batch);
             }
-            training.update(&mut gradients, figures)?;
+            training.update(&gradients, figures)?;
             if training.is_interrupted() && !training.at_end_of_epoch() {
                 return training.interrupt();
             }
@@ -102,9 +105,23 @@ struct Training<'a> {
     metrics: MetricsWriter,
     throughput: Throughput,
     progress: Progress,
+    /// Steps since the host last read the device.
+    unread: Vec<UnreadStep>,
     teacher_info: Option<Info>,
     /// Floating-point operations per second of a large matrix product, the reference of `perf/mfu`.
     peak_flops: f64,
+}
+
+/// A step whose figures are still on the device.
+struct UnreadStep {
+    step: u64,
+    /// Figures of each accumulated batch.
+    figures: Vec<Figures>,
+    /// Norm of the gradient, `[1]`.
+    norm: Tensor,
+    /// 1 if loss and gradient are finite, else 0; `[1]`.
+    finite: Tensor,
+    rate: f64,
 }
 
 enum Opened<'a> {
@@ -158,7 +175,7 @@ impl<'a> Training<'a> {
             }
             (Progress { identity, ..Progress::default() }, MetricsWriter::create(&folder.path)?)
         };
-        let peak_flops = crate::bench::products::ceiling(config.precision.engine());
+        let peak_flops = peak_flops(config.precision.engine()); // measured before the clock starts
         let training = Training {
             monitor: Monitor::new(config, &images.train, images.val.as_ref()),
             throughput: Throughput::start(last_figure(&folder.path, "perf/seconds").unwrap_or(0.0)),
@@ -169,6 +186,7 @@ impl<'a> Training<'a> {
             console,
             metrics,
             progress,
+            unread: Vec::new(),
             teacher_info,
             peak_flops,
         };
@@ -228,49 +246,56 @@ impl<'a> Training<'a> {
         Ok(batch)
     }
 
-    /// Adds the figures of a batch to those of the update and recycles the batch.
-    fn end_batch(&mut self, batch: Batch, of_batch: Figures, figures: &mut Figures) {
-        let loss_scale = self.loss_scale() as f64;
-        for (name, value) in of_batch {
-            *figures.entry(name).or_default() += value * loss_scale;
-        }
-        self.progress.batch += 1;
-        self.loader.give_back(batch);
-    }
-
-    /// Updates the parameters, or discards the step where loss or gradient are not finite. Then writes
-    /// metrics and a checkpoint where they are due.
-    fn update(&mut self, gradients: &mut [f32], mut figures: Figures) -> Result<(), Error> {
+    /// Updates the parameters, unless loss or gradient are not finite: then the engine discards the step.
+    /// Writes metrics and a checkpoint where they are due; only then does the host read the figures.
+    fn update(&mut self, gradients: &Gradients, figures: Vec<Figures>) -> Result<(), Error> {
         let config = self.config();
         let info = self.step_info(0);
-        let norm = gradient_norm(gradients);
         let warmup = config.warmup_steps(info.total);
         let rate = learning_rate(info.step, info.total, warmup, config.learning_rate(), config.min_learning_rate());
-        if norm.is_finite() && figures.get("train/loss").is_some_and(|loss| loss.is_finite()) {
-            self.progress.skipped_in_a_row = 0;
-            self.optimizer.step(self.method.parameters_mut(), gradients, rate as f32, clip_factor(norm, config.optim.clip));
-            self.method.after_update(StepInfo { step: info.step + 1, ..info });
-            self.progress.optimizer_steps = self.optimizer.steps();
-            figures.insert("optim/grad_norm", norm as f64);
-            self.progress.add_figures(&figures);
-        } else {
-            self.method.discard_step();
-            self.report_skipped_step(info.step + 1)?;
-        }
-        self.progress.pending.insert("optim/lr".into(), (rate, 1));
+        let norm = gradients.norm();
+        let losses: Vec<&Tensor> = figures.iter().flat_map(Figures::losses).collect();
+        let finite = finite_flag(&norm, &losses);
+        self.optimizer.step(self.method.parameters_mut(), gradients, rate as f32, config.optim.clip, &norm, &finite);
+        self.method.after_update(StepInfo { step: info.step + 1, ..info }, &finite);
         self.progress.step += 1;
-        if self.progress.step.is_multiple_of(config.train.log_steps) || self.progress.step == info.total {
+        self.unread.push(UnreadStep { step: self.progress.step, figures, norm, finite, rate });
+
+        let log = self.progress.step.is_multiple_of(config.train.log_steps) || self.progress.step == info.total;
+        let save = self.is_interrupted() || self.progress.step.is_multiple_of(config.train.checkpoint_steps);
+        if log {
             self.write_metrics()?;
         }
-        self.console.move_bar(self.progress.step, &figures);
-        if !self.at_end_of_epoch() && (self.is_interrupted() || self.progress.step.is_multiple_of(config.train.checkpoint_steps)) {
+        self.console.move_bar(self.progress.step);
+        if save && !self.at_end_of_epoch() {
             self.checkpoint(&self.stage.folder.last())?;
         }
         Ok(())
     }
 
+    /// Reads the figures of the steps since the last call, and counts those that were skipped.
+    fn read_steps(&mut self) -> Result<(), Error> {
+        let loss_scale = self.loss_scale() as f64;
+        for unread in std::mem::take(&mut self.unread) {
+            if unread.finite.to_host()[0] == 0.0 {
+                self.count_skipped_step(unread.step)?;
+            } else {
+                self.progress.skipped_in_a_row = 0;
+                let mut figures = BTreeMap::from([("optim/grad_norm", f64::from(unread.norm.to_host()[0]))]);
+                for (name, value) in unread.figures.iter().flat_map(Figures::to_host) {
+                    *figures.entry(name).or_default() += value * loss_scale;
+                }
+                self.progress.add_figures(&figures);
+                self.console.show_loss(figures.get("train/loss"));
+            }
+            self.progress.pending.insert("optim/lr".into(), (unread.rate, 1));
+        }
+        self.progress.optimizer_steps = self.optimizer.steps();
+        Ok(())
+    }
+
     /// Counts a step whose loss or gradient is not finite.
-    fn report_skipped_step(&mut self, step: u64) -> Result<(), Error> {
+    fn count_skipped_step(&mut self, step: u64) -> Result<(), Error> {
         self.progress.skipped += 1;
         self.progress.skipped_in_a_row += 1;
         self.console.log(&format!("step {step}: loss or gradient not finite, step skipped ({} so far)", self.progress.skipped));
@@ -287,6 +312,7 @@ impl<'a> Training<'a> {
 
     /// Writes the means since the last line of metrics to the files and the screen.
     fn write_metrics(&mut self) -> Result<(), Error> {
+        self.read_steps()?;
         let mut line = self.progress.take_means();
         if self.progress.skipped > 0 {
             line.insert("train/skipped_steps".into(), self.progress.skipped as f64);
@@ -326,6 +352,7 @@ impl<'a> Training<'a> {
 
     /// Writes a checkpoint, unless the parameters are not finite.
     fn checkpoint(&mut self, path: &Path) -> Result<(), Error> {
+        self.read_steps()?;
         if self.progress.skipped_in_a_row > 0 || !self.is_finite() {
             self.console.log(&format!("step {}: values are not finite, so the previous checkpoint is kept", self.progress.step));
             return Ok(());
@@ -336,7 +363,7 @@ impl<'a> Training<'a> {
     }
 
     fn is_finite(&self) -> bool {
-        gradient_norm(self.method.parameters().flat()).is_finite()
+        self.method.parameters().norm().to_host()[0].is_finite()
     }
 
     /// Ends the training after a signal; the checkpoint is written.
@@ -348,6 +375,7 @@ impl<'a> Training<'a> {
 
     /// Writes the export, the report, and a checkpoint that marks the run as finished.
     fn finish(mut self) -> Result<Summary, Error> {
+        self.read_steps()?;
         self.console.end_bar();
         let (config, folder) = (self.config(), self.stage.folder);
         if self.progress.skipped_in_a_row > 0 || !self.is_finite() {

@@ -3,11 +3,10 @@
 //! since version 4.
 
 use super::safetensors::NamedTensor;
-use super::tensors::shortest_decimal;
+use super::tensors::{HostParameters, shortest_decimal};
 use crate::interop::info::Info;
 use crate::models::vit::VitConfig;
-use mimco_data::transform::SMALL;
-use mimco_engine::Parameters;
+use mimco_data::augment::SMALL;
 use serde_json::{Value, json};
 
 /// Model class of a backbone.
@@ -58,9 +57,9 @@ pub(crate) fn layer_scale(config: &VitConfig) -> f32 {
 }
 
 /// Returns the tensors of the model class.
-pub(crate) fn tensors<'a>(config: &VitConfig, parameters: &'a Parameters, constants: &'a Constants) -> Vec<NamedTensor<'a>> {
+pub(crate) fn tensors<'a>(config: &VitConfig, parameters: &'a HostParameters<'_>, constants: &'a Constants) -> Vec<NamedTensor<'a>> {
     let (width, mlp, kind) = (config.width, config.mlp, kind(config));
-    let get = |name: &str| parameters.find(name).map_or(&[][..], |id| parameters.get(id));
+    let get = |name: &str| parameters.get(name).unwrap_or_default();
     let patch = vec![width, 3, config.patch, config.patch];
     let mut all: Vec<NamedTensor<'a>> = vec![
         ("embeddings.cls_token".into(), vec![1, 1, width], get("cls_token")),

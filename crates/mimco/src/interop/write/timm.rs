@@ -3,11 +3,11 @@
 //! normalization.
 
 use super::safetensors::NamedTensor;
-use super::tensors::{backbone_tensors, shortest_decimal};
+use super::tensors::{HostParameters, backbone_tensors, shortest_decimal};
 use crate::interop::info::Info;
 use crate::models::backbone::{Backbone, FeatureKind};
 use crate::models::vit::{ForwardOptions, NORM_EPS, Vit, VitConfig};
-use mimco_engine::{Parameters, Tape, Tensor};
+use mimco_engine::{Tape, Tensor};
 use serde_json::{Value, json};
 
 /// Largest relative difference of the tokens up to which the epsilon is replaced without scaling.
@@ -38,7 +38,7 @@ pub(crate) fn replace_norm_eps(backbone: &mut Backbone, info: &mut Info) -> Opti
         };
         let starts_stream = !name.starts_with("blocks.") && !name.starts_with("norm.");
         if let Some(id) = backbone.parameters.find(&name).filter(|_| starts_stream || ends_branch) {
-            backbone.parameters.get_mut(id).iter_mut().for_each(|weight| *weight *= factor);
+            backbone.parameters.update_on_host(id, |weights| weights.iter_mut().for_each(|weight| *weight *= factor));
         }
     }
     Some(format!(
@@ -61,21 +61,22 @@ fn token_difference(backbone: &Backbone, other: &Vit) -> f64 {
     let [tokens, others] = [&backbone.vit, other]
         .map(|vit| vit.forward(&mut Tape::inference(&backbone.parameters), &image, &ForwardOptions::default()).x.value);
     let norm = |values: &mut dyn Iterator<Item = f32>| values.map(|v| (v as f64).powi(2)).sum::<f64>().sqrt();
-    norm(&mut tokens.data().iter().zip(others.data()).map(|(a, b)| a - b)) / norm(&mut tokens.data().iter().copied()).max(1e-30)
+    let (tokens, others) = (tokens.to_host(), others.to_host());
+    norm(&mut tokens.iter().zip(&others[..]).map(|(a, b)| a - b)) / norm(&mut tokens.iter().copied()).max(1e-30)
 }
 
 /// Returns the class token plus its position, `[width]`, for a model with registers; otherwise
 /// nothing. timm's models with registers have no position of the class token (`no_embed_class`).
-pub(crate) fn class_with_position(config: &VitConfig, parameters: &Parameters) -> Vec<f32> {
+pub(crate) fn class_with_position(config: &VitConfig, parameters: &HostParameters<'_>) -> Vec<f32> {
     if config.registers == 0 {
         return Vec::new();
     }
-    let get = |name: &str| parameters.find(name).map_or(&[][..], |id| parameters.get(id));
+    let get = |name: &str| parameters.get(name).unwrap_or_default();
     get("cls_token").iter().zip(get("pos_embed")).map(|(token, position)| token + position).collect()
 }
 
 /// Returns the tensors of timm's state dict. `class` is the result of [`class_with_position`].
-pub(crate) fn tensors<'a>(config: &VitConfig, parameters: &'a Parameters, class: &'a [f32]) -> Vec<NamedTensor<'a>> {
+pub(crate) fn tensors<'a>(config: &VitConfig, parameters: &'a HostParameters<'_>, class: &'a [f32]) -> Vec<NamedTensor<'a>> {
     let mut tensors = backbone_tensors(config, parameters);
     if config.registers > 0 {
         for (name, shape, data) in &mut tensors {

@@ -7,8 +7,9 @@ use crate::methods::spec::{MethodSpec, RecipeDefaults};
 use crate::models::backbone::FeatureKind;
 use crate::models::vit::VitConfig;
 use crate::values::BlockChoice;
-use mimco_data::augment::MimAugment;
-use mimco_data::pipeline::Pipeline;
+use mimco_data::Filter;
+use mimco_data::augment::{RandomOperation, RandomView};
+use mimco_data::loader::ViewSpec;
 use serde::{Deserialize, Serialize};
 
 /// Loss of the masked patches.
@@ -243,7 +244,8 @@ impl MethodSpec for MimcoSpec {
         }
     }
 
-    fn views(&self, crop_scale: (f32, f32), flip: f32) -> Pipeline {
-        Pipeline::Mim(MimAugment { crop_scale, flip })
+    fn views(&self, crop_scale: (f32, f32), flip: f32) -> ViewSpec {
+        let operations = vec![RandomOperation::Flip { probability: flip }];
+        ViewSpec::Random(vec![RandomView { crop_scale, filter: Filter::Bicubic, operations }])
     }
 }

@@ -4,8 +4,9 @@ use super::rules::{check_rules, positive};
 use crate::Error;
 use crate::methods::spec::{MethodSpec, RecipeDefaults};
 use crate::models::vit::VitConfig;
-use mimco_data::augment::MocoAugment;
-use mimco_data::pipeline::Pipeline;
+use mimco_data::Filter;
+use mimco_data::augment::{RandomOperation, RandomView};
+use mimco_data::loader::ViewSpec;
 use serde::{Deserialize, Serialize};
 
 /// Settings of MoCo v3 (Chen, Xie and He 2021).
@@ -118,17 +119,19 @@ impl MethodSpec for MocoV3Spec {
         self.moco_v3.check()
     }
 
-    fn views(&self, crop_scale: (f32, f32), flip: f32) -> Pipeline {
+    fn views(&self, crop_scale: (f32, f32), flip: f32) -> ViewSpec {
         let own = &self.moco_v3;
-        Pipeline::MocoV3(MocoAugment {
+        let view = |blur, solarize| RandomView {
             crop_scale,
-            flip,
-            jitter: own.jitter,
-            strengths: own.jitter_strengths,
-            grey: own.grayscale,
-            blur: own.blur,
-            blur_sigma: own.blur_sigma,
-            solarize: own.solarize,
-        })
+            filter: Filter::Bilinear,
+            operations: vec![
+                RandomOperation::ColorJitter { probability: own.jitter, strengths: own.jitter_strengths },
+                RandomOperation::Grayscale { probability: own.grayscale },
+                RandomOperation::Blur { probability: blur, sigma: own.blur_sigma },
+                RandomOperation::Solarize { probability: solarize, threshold: 128 },
+                RandomOperation::Flip { probability: flip },
+            ],
+        };
+        ViewSpec::Random([0, 1].map(|i| view(own.blur[i], own.solarize[i])).to_vec())
     }
 }

@@ -7,10 +7,11 @@ mod proto;
 mod summary;
 
 use crate::interop::info::{Info, KEY};
+use crate::interop::write::tensors::HostParameters;
 use crate::models::vit::VitConfig;
 use crate::{Error, files};
 use graph::{CHANNELS, Constant, FindParameter, Graph, INPUT, invalid};
-use mimco_engine::Parameters;
+
 use prost::{Message, encode_length_delimiter, length_delimiter_len};
 use proto::{
     DimensionProto, FLOAT, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto, TensorTypeProto,
@@ -34,8 +35,8 @@ const LARGEST: usize = 1_900_000_000;
 ///
 /// # Errors
 /// Those of [`write`], and a file that differs when read back.
-pub(crate) fn export(path: &Path, batch: Option<usize>, parameters: &Parameters, info: &Info) -> Result<(), Error> {
-    let parameter = |name: &str| parameters.find(name).map(|id| parameters.get(id));
+pub(crate) fn export(path: &Path, batch: Option<usize>, parameters: &HostParameters<'_>, info: &Info) -> Result<(), Error> {
+    let parameter = |name: &str| parameters.get(name);
     let statistics = [("mean", info.model.mean), ("std", info.model.std)].map(|(name, values)| (name.to_string(), format!("{values:?}")));
     let metadata = info.metadata(path)?.into_iter().filter(|(key, _)| key == KEY).chain(statistics).collect();
     files::write_atomically_with(path, |out| write(out, &info.model, batch, &parameter, &metadata))?;
