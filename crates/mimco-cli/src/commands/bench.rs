@@ -1,7 +1,7 @@
-//! `mimco bench step`, `mimco bench gemm`, `mimco bench data`: how fast this machine does it.
+//! `mimco bench step`, `mimco bench gemm`, `mimco bench data`: the speed of this machine.
 
-use crate::args::{self, Bench, BenchData, BenchGemm, BenchOf, BenchStep};
-use crate::{Done, output};
+use crate::args::{self, Bench, BenchCommand, BenchData, BenchGemm, BenchStep};
+use crate::{output, status::Status};
 use mimco::bench::{data, products, step};
 use mimco::models::arch::Arch;
 use mimco::settings::{Config, MethodName, MocoV3, Precision};
@@ -9,15 +9,16 @@ use mimco_data::Dataset;
 use mimco_data::pipeline::Pipeline;
 use mimco_engine::cpu::threads::threads;
 
-pub fn run(args: Bench) -> anyhow::Result<Done> {
-    match args.what {
-        BenchOf::Step(args) => time_step(args),
-        BenchOf::Gemm(args) => time_products(args),
-        BenchOf::Data(args) => time_data(args),
+/// Runs one of the benchmarks.
+pub fn run(args: Bench) -> anyhow::Result<Status> {
+    match args.command {
+        BenchCommand::Step(args) => time_step(args),
+        BenchCommand::Gemm(args) => time_products(args),
+        BenchCommand::Data(args) => time_data(args),
     }
 }
 
-fn time_step(args: BenchStep) -> anyhow::Result<Done> {
+fn time_step(args: BenchStep) -> anyhow::Result<Status> {
     args.common.announce();
     let arch = match args.model {
         args::Model::Tiny => Arch::Tiny,
@@ -34,15 +35,15 @@ fn time_step(args: BenchStep) -> anyhow::Result<Done> {
     let precision = precision(args.precision);
     let timed = step::time(&step::Wanted { arch, step, precision, batch: args.batch as usize, steps: args.steps as usize })?;
     if args.common.json {
-        return done(output::json(&serde_json::json!({
+        return complete(output::json(&serde_json::json!({
             "stack": concat!("mimco ", env!("CARGO_PKG_VERSION")), "model": arch, "step": name, "precision": precision, "batch": args.batch,
             "threads": threads(), "img_per_s": timed.images.median, "best_img_per_s": timed.images.best, "peak_mib": timed.peak_mib,
             "mfu": timed.mfu, "kernel": precision.engine().kernel(), "page_faults_per_step": timed.page_faults_per_step,
         })));
     }
-    let peak = timed.peak_mib.map_or(String::new(), |mib| format!(", {mib:.0} MiB at most"));
-    done(output::line(&format!(
-        "{name} of ViT-{arch}/16 at 224 px in {}, batch {}: {:.2} images a second (best {:.2}), {:.0} % of a large product's rate{peak}",
+    let peak = timed.peak_mib.map_or(String::new(), |mib| format!(", peak memory {mib:.0} MiB"));
+    complete(output::line(&format!(
+        "{name} of ViT-{arch}/16 at 224 px in {}, batch {}: {:.2} images per second (best {:.2}), {:.0} % of a large product's rate{peak}",
         label(precision),
         args.batch,
         timed.images.median,
@@ -51,30 +52,30 @@ fn time_step(args: BenchStep) -> anyhow::Result<Done> {
     )))
 }
 
-fn time_products(args: BenchGemm) -> anyhow::Result<Done> {
+fn time_products(args: BenchGemm) -> anyhow::Result<Status> {
     args.common.announce();
     let precision = precision(args.precision);
     let timed: Vec<products::Product> =
         args.shapes.iter().map(|&shape| products::time(shape, precision.engine(), args.repeats as usize)).collect();
     if args.common.json {
-        return done(output::json(&serde_json::json!({
+        return complete(output::json(&serde_json::json!({
             "precision": precision, "kernel": precision.engine().kernel(), "threads": threads(), "products": timed,
         })));
     }
     for product in timed {
         let [rows, inner, columns] = product.shape;
         output::line(&format!(
-            "{rows} x {inner} x {columns} in {}: {:.0} GFLOP/s (best {:.0}), {:.0} with the right factor packed before",
+            "{rows} x {inner} x {columns} in {}: {:.0} GFLOP/s (best {:.0}), {:.0} with the right factor packed in advance",
             label(precision),
             product.gflops.median,
             product.gflops.best,
             product.gflops_packed.median
         ))?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
-fn time_data(args: BenchData) -> anyhow::Result<Done> {
+fn time_data(args: BenchData) -> anyhow::Result<Status> {
     let dataset = Dataset::heap(&args.data).map_err(mimco::Error::from)?;
     let config = |method| Config::defaults(method);
     let (views, name) = match args.pipeline {
@@ -83,11 +84,12 @@ fn time_data(args: BenchData) -> anyhow::Result<Done> {
     };
     let rate = data::time(&dataset, &views, threads(), args.seconds)?;
     if args.json {
-        return done(output::json(&serde_json::json!({ "pipeline": name, "threads": threads(), "img_per_s": rate })));
+        return complete(output::json(&serde_json::json!({ "pipeline": name, "threads": threads(), "img_per_s": rate })));
     }
-    done(output::line(&format!("{name}: {rate:.1} images a second to 224 px, {} threads", threads())))
+    complete(output::line(&format!("{name}: {rate:.1} images per second at 224 px, {} threads", threads())))
 }
 
+/// Returns the precision to use; `auto` depends on the processor.
 fn precision(wanted: args::Precision) -> Precision {
     match wanted {
         args::Precision::Auto => Precision::Auto.resolved(),
@@ -96,10 +98,12 @@ fn precision(wanted: args::Precision) -> Precision {
     }
 }
 
+/// Returns the name of a resolved precision.
 fn label(precision: Precision) -> &'static str {
     if precision == Precision::F32 { "f32" } else { "bf16" }
 }
 
-fn done(printed: anyhow::Result<()>) -> anyhow::Result<Done> {
-    printed.map(|()| Done::Complete)
+/// Turns a printed result into a status.
+fn complete(printed: anyhow::Result<()>) -> anyhow::Result<Status> {
+    printed.map(|()| Status::Complete)
 }

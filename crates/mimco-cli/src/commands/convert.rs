@@ -1,26 +1,28 @@
 //! `mimco inspect FILE` and `mimco convert IN OUT --to timm|hf|onnx|native`
 
-use crate::args::{Convert, Inspect, To};
-use crate::{Done, output};
+use crate::args::{Convert, ExportTarget, Inspect};
+use crate::{output, status::Status};
 use mimco::interop::backbone::BackboneOverrides;
 use mimco::interop::convert::{self, Request, Target};
 
-pub fn inspect(args: Inspect) -> anyhow::Result<Done> {
+/// Prints what a checkpoint contains.
+pub fn inspect(args: Inspect) -> anyhow::Result<Status> {
     let inspection = mimco::interop::inspect::inspect(&args.file, &BackboneOverrides::from_settings(&args.settings)?)?;
     if args.json {
         output::json(&inspection)?;
     } else {
         output::line(&inspection.to_text())?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
-pub fn convert(args: Convert) -> anyhow::Result<Done> {
+/// Writes a checkpoint in another format.
+pub fn convert(args: Convert) -> anyhow::Result<Status> {
     let target = match args.to {
-        To::Timm => Target::Timm,
-        To::Hf => Target::HuggingFace,
-        To::Onnx => Target::Onnx,
-        To::Native => Target::Native,
+        ExportTarget::Timm => Target::Timm,
+        ExportTarget::Hf => Target::HuggingFace,
+        ExportTarget::Onnx => Target::Onnx,
+        ExportTarget::Native => Target::Native,
     };
     let overrides = BackboneOverrides::from_settings(&args.settings)?;
     let batch = args.batch.map(|batch| batch as usize);
@@ -34,5 +36,5 @@ pub fn convert(args: Convert) -> anyhow::Result<Done> {
             output::line(&format!("wrote     {}", file.display()))?;
         }
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
