@@ -1,4 +1,4 @@
-"""Behind compare.sh: runs both sides in turn, each in a process of its own, and writes what they printed."""
+"""Runs mimco and PyTorch alternately, each in its own process, and writes their figures; called by compare.sh."""
 import argparse
 import datetime
 import json
@@ -107,12 +107,12 @@ def write_table(info, rows, products, a):
     command = f"bench/compare.sh {a.name} --threads {a.threads} --batch {','.join(map(str, a.batch))} --rounds {a.rounds} --steps {a.steps}"
     command += " --compile" if a.compile else ""
     text = [
-        f"ViT-S/16 at 224 px, images a second; {info['processor']}, {a.threads} threads, {info['date']}; medians of {a.rounds} runs of {a.steps} "
-        f"steps in turn (`{command}`). *times* is against the faster PyTorch, memory in MiB "
-        "against the smaller one; *mfu* is our share of a large product's rate.", "",
+        f"ViT-S/16 at 224 px, images per second; {info['processor']}, {a.threads} threads, {info['date']}; medians of {a.rounds} alternating runs of "
+        f"{a.steps} steps (`{command}`). *times* compares with the faster PyTorch, *ratio* with the smaller memory, "
+        "in MiB; *mfu* is the share of a large product's rate.", "",
         "| | step | batch | mimco | eager | compiled | times | mfu | memory | PyTorch's | ratio |",
         "|---|---|---|---|---|---|---|---|---|---|---|", *map(line, rows), "",
-        "| | product | mimco | packed before | torch.mm | times |", "|---|---|---|---|---|---|",
+        "| | product | mimco | packed in advance | torch.mm | times |", "|---|---|---|---|---|---|",
     ]
     for p in products:
         ours, theirs = p["runs"]["mimco"], p["runs"]["eager"]

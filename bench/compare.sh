@@ -1,9 +1,11 @@
 #!/bin/sh
-# Times this project and PyTorch in turn on this machine: A B A B ..., medians; writes bench/results/NAME.json and the table in docs/src/engine.md.
+# Times this project and PyTorch alternately on this machine (A B A B ...) and takes medians.
+# Writes bench/results/NAME.json and the table in docs/src/engine.md.
 #
 #   bench/compare.sh NAME [--python PYTHON] [--threads 2] [--batch 8,32] [--rounds 3] [--compile]
 #
-# PYTHON needs torch and timm (python3 -m venv V && V/bin/pip install torch timm). --compile times torch.compile, too (it needs a C++ compiler).
+# PYTHON needs torch and timm (python3 -m venv V && V/bin/pip install torch timm).
+# --compile also times torch.compile, which needs a C++ compiler.
 set -e
 python=python3
 next=

@@ -1,4 +1,4 @@
-"""torch.mm on the shapes of `mimco bench gemm`: two plain matrices to a third. Prints one JSON line."""
+"""Times torch.mm on the shapes of `mimco bench gemm`, from two plain matrices to a third. Prints one JSON line."""
 import argparse
 import json
 import statistics

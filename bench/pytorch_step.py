@@ -1,13 +1,16 @@
-"""One training step in PyTorch and timm, the peer of `mimco bench step`: the same model, losses and optimizer on random images.
+"""Times one training step in PyTorch and timm, the counterpart of `mimco bench step`.
+
+Model, losses and optimizer are the same, and the images are random.
 
 forward   a teacher's inference: every token, no gradient
 train     forward, backward and AdamW of one ViT; loss = mean((mean token - 1/2)^2)
-mimco     frozen teacher on the whole images; student with 120 of 196 patches behind the mask token; InfoNCE of each hidden patch among the hidden
-          patches of its image, and of each class token among the batch's; AdamW
-moco_v3   two views; projector of 3 layers and predictor of 2 (4,096 wide, 256 out, batch norm); momentum encoder and projector; symmetric InfoNCE;
-          frozen patch embedding; AdamW
+mimco     frozen teacher on the whole images; student with 120 of 196 patches masked; InfoNCE of each
+          masked patch among the masked patches of its image, and of each class token among those of
+          the batch; AdamW
+moco_v3   two views; projector of 3 layers and predictor of 2 (4,096 wide, 256 out, batch norm);
+          momentum encoder and projector; symmetric InfoNCE; frozen patch embedding; AdamW
 
-Prints one JSON line; img_per_s is the batch over the median time of a step, two steps before the clock runs.
+Prints one JSON line. img_per_s is the batch size over the median time of a step, after two warm-up steps.
 """
 import argparse
 import json
@@ -64,7 +67,7 @@ class Work:
     def __init__(self, a):
         self.a = a
         vit = lambda: timm.create_model(f"vit_{a.model}_patch16_224", num_classes=0)
-        # What the step needs and no more, since memory is compared, too.
+        # Only what the step needs, since memory is compared too.
         self.student = vit() if a.step != "forward" else None
         self.teacher = vit().requires_grad_(False) if a.step != "train" else None
         width = (self.student or self.teacher).num_features

@@ -4,30 +4,24 @@ mod args;
 mod commands;
 mod output;
 mod signals;
+mod status;
 
 use args::{Cli, Verb};
 use clap::Parser;
+use status::Status;
 use std::process::ExitCode;
-
-/// How a command ended, when nothing went wrong.
-pub enum Done {
-    /// All of it was done.
-    Complete,
-    /// A signal came, what was done is kept.
-    Interrupted,
-}
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
-        // A decoder's, on an image that is broken, is told as that image's error.
+        // A guarded decoder's panic on a broken image is reported as that image's error.
         if !mimco_data::is_guarded() {
-            eprintln!("error: mimco failed within: {panic}; please report this");
+            eprintln!("error: internal error: {panic}; please report it");
         }
     }));
     let cli = Cli::parse();
     output::install_log();
     mimco_engine::cpu::threads::set_threads(cli.threads());
-    let done = match cli.verb {
+    let result = match cli.verb {
         Verb::Demo(args) => commands::demo::run(args),
         Verb::Pretrain(args) => commands::pretrain::run(args),
         Verb::Knn(args) => commands::evaluate::knn(args),
@@ -39,10 +33,11 @@ fn main() -> ExitCode {
         Verb::CheckData(args) => commands::check_data::run(args),
         Verb::Bench(args) => commands::bench::run(args),
         Verb::Completions(args) => commands::completions::run(args),
+        Verb::Man(args) => commands::man::run(args),
     };
-    match done {
-        Ok(Done::Complete) => ExitCode::SUCCESS,
-        Ok(Done::Interrupted) => ExitCode::from(130),
+    match result {
+        Ok(Status::Complete) => ExitCode::SUCCESS,
+        Ok(Status::Interrupted) => ExitCode::from(130),
         Err(error) => {
             eprintln!("error: {error:#}");
             let misuse = error.downcast_ref::<mimco::Error>().is_some_and(mimco::Error::is_misuse);

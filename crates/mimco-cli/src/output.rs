@@ -1,4 +1,4 @@
-//! What goes to the terminal: logs in plain lines on standard error, figures on standard output.
+//! Terminal output: logs as plain lines on standard error, figures on standard output.
 
 use anyhow::Context;
 use serde::Serialize;
@@ -8,10 +8,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// A line as it is, warnings and errors with the word before it.
-struct Plain;
+/// Log format: the message alone, with `warning: ` or `error: ` in front at those levels.
+struct PlainFormat;
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N> for Plain {
+impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'static> FormatEvent<S, N> for PlainFormat {
     fn format_event(&self, context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> std::fmt::Result {
         match *event.metadata().level() {
             Level::ERROR => writer.write_str("error: ")?,
@@ -25,15 +25,15 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>, N: for<'a> FormatFields<'a> + 'stat
 
 /// Sends logs to standard error.
 pub fn install_log() {
-    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(std::io::stderr).event_format(Plain).init();
+    tracing_subscriber::fmt().with_max_level(Level::INFO).with_writer(std::io::stderr).event_format(PlainFormat).init();
 }
 
-/// One JSON object on one line of standard output.
+/// Prints one JSON object on one line of standard output.
 pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string(value)?)
 }
 
-/// A line of standard output; a reader that has gone away is no error.
+/// Prints a line on standard output. A closed pipe is not an error.
 pub fn line(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error).context("standard output"),

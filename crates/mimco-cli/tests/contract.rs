@@ -1,4 +1,4 @@
-//! The commands as people and scripts use them: what they print, what they leave.
+//! The verbs as people and scripts use them: their output and their files.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The one JSON object on the one line of standard output.
+/// Returns the JSON object on the only line of standard output.
 fn json(command: &mut Command) -> serde_json::Value {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", common::stderr(&output));
@@ -16,8 +16,8 @@ fn json(command: &mut Command) -> serde_json::Value {
     serde_json::from_str(&text).unwrap()
 }
 
-/// `train/` and `validation/` with two classes that colour tells apart, a stray name with a space and an accent among them.
-fn labelled(folder: &Path) {
+/// Writes `train/` and `validation/` with two classes that differ in color. One class name has a space and an accent.
+fn labeled_set(folder: &Path) {
     for (part, count) in [("train", 24), ("validation", 8)] {
         for (class, channel) in [("blue things", 2), ("rouge é", 0)] {
             let place = folder.join(part).join(class);
@@ -36,7 +36,7 @@ fn labelled(folder: &Path) {
 fn from_a_labelled_folder_to_figures_and_features() {
     let folder = tempfile::tempdir().unwrap();
     let (data, out) = (folder.path().join("data"), folder.path().join("run"));
-    labelled(&data);
+    labeled_set(&data);
     let done = json(pretrain(&data, &out, &["--json"]).arg("train.knn_k=5"));
     assert_eq!(done["stages"].as_array().unwrap().len(), 2);
     for stage in [&out, &out.join("teacher")] {
@@ -67,14 +67,14 @@ fn from_a_labelled_folder_to_figures_and_features() {
     };
     let knn = json(sets("knn", &backbone).args(["--k", "5"]))["knn_top1"].as_f64().unwrap();
     let linear = json(&mut sets("linear", &backbone))["linear_top1"].as_f64().unwrap();
-    assert!(knn > 80.0 && linear > 80.0, "colour tells the classes apart: {knn} {linear}");
-    // A checkpoint is a backbone too; the best one is as good as the metrics say.
+    assert!(knn > 80.0 && linear > 80.0, "the classes differ in color: {knn} {linear}");
+    // A checkpoint is a backbone too; the best one has the best accuracy in the metrics.
     let best = json(sets("knn", &out.join("checkpoints/best.safetensors")).args(["--k", "5"]))["knn_top1"].as_f64().unwrap();
     let seen: Vec<f64> =
         metrics.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok()?["eval/knn_top1"].as_f64()).collect();
     assert!((best - seen.iter().copied().fold(0.0, f64::max)).abs() < 1e-9, "{best} of {seen:?}");
 
-    // Features with their names, each independent of what else is in the set.
+    // Features with their names; each is independent of the other images of the set.
     let embed = |data: &Path, out: &Path| {
         json(mimco().arg("embed").arg("--backbone").arg(&backbone).arg("--data").arg(data).arg("--out").arg(out).arg("--json"))
     };
@@ -91,7 +91,7 @@ fn from_a_labelled_folder_to_figures_and_features() {
 }
 
 #[test]
-fn settings_are_printed_as_a_recipe_for_the_same() {
+fn printed_settings_are_a_recipe_for_the_same_settings() {
     let folder = tempfile::tempdir().unwrap();
     let print = |more: &[&str]| {
         let output = mimco().args(["pretrain", "--print-config"]).args(more).output().unwrap();
@@ -129,7 +129,7 @@ fn bench_prints_its_figures() {
 }
 
 #[test]
-fn completions_know_the_verbs() {
+fn completions_contain_the_verbs() {
     for shell in ["bash", "zsh", "fish"] {
         let output = mimco().args(["completions", shell]).output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
@@ -137,9 +137,25 @@ fn completions_know_the_verbs() {
     }
 }
 
-/// The demo with few patches and epochs: what it leaves, not how good it is.
 #[test]
-fn the_demo_leaves_its_table_and_a_second_run_changes_nothing() {
+fn manual_pages_are_written_for_the_program_and_every_verb() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("new/man1");
+    common::stdout(mimco().arg("man").arg(&out));
+    let read = |name: &str| fs::read_to_string(out.join(format!("{name}.1"))).unwrap();
+    assert!(read("mimco").contains("pretrain"));
+    for verb in common::verbs() {
+        let page = read(&format!("mimco-{}", verb.join("-")));
+        assert!(page.contains(".TH") && page.contains("SYNOPSIS"), "{verb:?}: {page}");
+    }
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    assert_eq!(common::failure(mimco().arg("man").arg(&file)).0, 1);
+}
+
+/// Runs the demo with few patches and epochs and checks its files, not its accuracy.
+#[test]
+fn the_demo_writes_its_table_and_a_second_run_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("demo");
     let run = || {
@@ -147,9 +163,9 @@ fn the_demo_leaves_its_table_and_a_second_run_changes_nothing() {
         command.arg("demo").arg("--out").arg(&out).args(["--json", "train.epochs=1", "model.patch_size=14", "mask.unit=1"]);
         command
     };
-    let said = json(&mut run());
+    let printed = json(&mut run());
     let summary: serde_json::Value = serde_json::from_slice(&fs::read(out.join("summary.json")).unwrap()).unwrap();
-    assert_eq!(said, summary);
+    assert_eq!(printed, summary);
     assert!(summary["dataset"].as_str().unwrap().contains("Fashion-MNIST") && summary["seconds"].as_f64().unwrap() > 0.0);
     let rows = summary["rows"].as_array().unwrap();
     let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
@@ -158,11 +174,11 @@ fn the_demo_leaves_its_table_and_a_second_run_changes_nothing() {
         assert!(row["method"].is_string() && row["epochs"].is_u64() && row["seconds"].is_number());
         assert!(row["knn_top1"].as_f64().unwrap() > 30.0 && row["linear_top1"].as_f64().unwrap() > 30.0, "{row}");
     }
-    // Raw pixels need no training, so their row is the same whatever was trained.
+    // Raw pixels need no training, so their row does not depend on it.
     assert!((rows[0]["knn_top1"].as_f64().unwrap() - 82.0).abs() < 0.5, "{}", rows[0]);
     let report = fs::read(out.join("report.html")).unwrap();
     assert!(String::from_utf8_lossy(&report).contains("data:image/png;base64,"));
     let again = success(&mut run());
-    assert!(again.contains("finished already"), "{again}");
+    assert!(again.contains("finished"), "{again}");
     assert_eq!(fs::read(out.join("report.html")).unwrap(), report);
 }

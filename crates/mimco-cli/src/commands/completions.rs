@@ -1,12 +1,13 @@
 //! `mimco completions SHELL`
 
-use crate::Done;
 use crate::args::{Cli, Completions};
+use crate::{output, status::Status};
 use clap::CommandFactory;
 
-pub fn run(args: Completions) -> anyhow::Result<Done> {
+/// Prints a completion script.
+pub fn run(args: Completions) -> anyhow::Result<Status> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "mimco", &mut script);
-    crate::output::line(&String::from_utf8_lossy(&script))?;
-    Ok(Done::Complete)
+    output::line(&String::from_utf8_lossy(&script))?;
+    Ok(Status::Complete)
 }

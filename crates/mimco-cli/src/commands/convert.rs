@@ -1,21 +1,23 @@
 //! `mimco inspect FILE` and `mimco convert IN OUT --to timm|hf|onnx|native`
 
 use crate::args::{Convert, Inspect};
-use crate::{Done, output};
+use crate::{output, status::Status};
 use mimco::interop::convert::{self, Request};
 use mimco::models::overrides::BackboneOverrides;
 
-pub fn inspect(args: Inspect) -> anyhow::Result<Done> {
+/// Prints what a checkpoint contains.
+pub fn inspect(args: Inspect) -> anyhow::Result<Status> {
     let inspection = mimco::interop::inspect::inspect(&args.file, &BackboneOverrides::from_settings(&args.settings)?)?;
     if args.json {
         output::json(&inspection)?;
     } else {
         output::line(&inspection.to_text())?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
-pub fn convert(args: Convert) -> anyhow::Result<Done> {
+/// Writes a checkpoint in another format.
+pub fn convert(args: Convert) -> anyhow::Result<Status> {
     let overrides = BackboneOverrides::from_settings(&args.settings)?;
     let batch = args.batch.map(|batch| batch as usize);
     let request =
@@ -29,5 +31,5 @@ pub fn convert(args: Convert) -> anyhow::Result<Done> {
             output::line(&format!("wrote     {}", file.display()))?;
         }
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }

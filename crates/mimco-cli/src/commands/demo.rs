@@ -1,22 +1,23 @@
 //! `mimco demo`
 
 use crate::args::Demo;
-use crate::{Done, output, signals};
+use crate::{output, signals, status::Status};
 use mimco::demo::{DemoRequest, DemoSummary, NEXT, run as run_demo};
 use mimco::settings::{Plan, Teacher};
 use std::path::Path;
 
-pub fn run(args: Demo) -> anyhow::Result<Done> {
+/// Runs the demo and prints its table.
+pub fn run(args: Demo) -> anyhow::Result<Status> {
     args.common.announce();
     let plan = Plan::resolve(Some("demo"), &args.settings, Teacher::Trained)?;
     let request = DemoRequest { plan, out: args.out, overwrite: args.overwrite, interrupted: signals::interrupted()? };
-    let Some(summary) = run_demo(&request)? else { return Ok(Done::Interrupted) };
+    let Some(summary) = run_demo(&request)? else { return Ok(Status::Interrupted) };
     if args.common.json {
         output::json(&summary)?;
     } else {
         table(&summary, &request.out)?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
 fn table(summary: &DemoSummary, out: &Path) -> anyhow::Result<()> {
@@ -29,7 +30,7 @@ fn table(summary: &DemoSummary, out: &Path) -> anyhow::Result<()> {
         ))?;
     }
     output::line(&format!(
-        "\nThe student begins from random weights and needs its teacher: its cost counts the teacher's. {:.0} seconds in all.\n",
+        "\nThe student starts from random weights and needs its teacher, so its cost includes the teacher's. Total: {:.0} seconds.\n",
         summary.seconds
     ))?;
     output::line(&format!("report    {}", out.join("report.html").display()))?;

@@ -1,7 +1,7 @@
-//! `mimco knn`, `mimco linear`, `mimco embed`: features of a backbone, and what they are worth.
+//! `mimco knn`, `mimco linear`, `mimco embed`: features of a backbone and their accuracy.
 
 use crate::args::{Backbone, Embed, Knn, Linear};
-use crate::{Done, output};
+use crate::{output, status::Status};
 use mimco::evaluation::features::{Features, extract, labels_of};
 use mimco::evaluation::{embed as embedding, knn::knn_top1, linear::linear_top1};
 use mimco::interop::backbone;
@@ -9,8 +9,9 @@ use mimco::models::overrides::BackboneOverrides;
 use mimco_data::Dataset;
 use std::path::Path;
 
-pub fn knn(args: Knn) -> anyhow::Result<Done> {
-    let sets = Labelled::open(&args.backbone, &args.train, &args.val)?;
+/// Prints the accuracy of nearest neighbors.
+pub fn knn(args: Knn) -> anyhow::Result<Status> {
+    let sets = LabeledFeatures::open(&args.backbone, &args.train, &args.val)?;
     let top1 = knn_top1(&sets.train, &sets.train_labels, &sets.val, &sets.val_labels, sets.classes, args.k as usize, args.temperature)?;
     if args.backbone.common.json {
         output::json(&serde_json::json!({
@@ -18,17 +19,18 @@ pub fn knn(args: Knn) -> anyhow::Result<Done> {
         }))?;
     } else {
         output::line(&format!(
-            "kNN accuracy {top1:.2} % ({} images, {} neighbours among {})",
+            "kNN accuracy {top1:.2} % ({} images, {} neighbors among {})",
             sets.val.rows(),
             args.k.min(sets.train.rows() as u32),
             sets.train.rows()
         ))?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
-pub fn linear(args: Linear) -> anyhow::Result<Done> {
-    let sets = Labelled::open(&args.backbone, &args.train, &args.val)?;
+/// Prints the accuracy of a linear classifier.
+pub fn linear(args: Linear) -> anyhow::Result<Status> {
+    let sets = LabeledFeatures::open(&args.backbone, &args.train, &args.val)?;
     let result = linear_top1(&sets.train, &sets.train_labels, &sets.val, &sets.val_labels, sets.classes, args.seed)?;
     if args.backbone.common.json {
         output::json(&serde_json::json!({
@@ -36,20 +38,21 @@ pub fn linear(args: Linear) -> anyhow::Result<Done> {
         }))?;
     } else {
         output::line(&format!(
-            "linear accuracy {:.2} % ({} images, learned from {}, regularisation {:.0e})",
+            "linear accuracy {:.2} % ({} images, fitted on {}, regularization {:.0e})",
             result.top1,
             sets.val.rows(),
             sets.train.rows(),
             result.regularisation
         ))?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
-pub fn embed(args: Embed) -> anyhow::Result<Done> {
+/// Writes the features of a set.
+pub fn embed(args: Embed) -> anyhow::Result<Status> {
     embedding::check_path(&args.out)?;
-    let dataset = Dataset::heap(&args.data).map_err(mimco::Error::from)?;
-    let features = features(&args.backbone, [&dataset])?.remove(0);
+    let dataset = Dataset::open_unlabelled(&args.data).map_err(mimco::Error::from)?;
+    let features = extractor(&args.backbone)?(&dataset)?;
     let names: Vec<String> = features.indices().iter().map(|&i| dataset.name(i as usize)).collect();
     embedding::write(&args.out, &features, &names)?;
     if args.backbone.common.json {
@@ -59,11 +62,11 @@ pub fn embed(args: Embed) -> anyhow::Result<Done> {
     } else {
         output::line(&format!("{} features of width {} in {}", features.rows(), features.width(), args.out.display()))?;
     }
-    Ok(Done::Complete)
+    Ok(Status::Complete)
 }
 
-/// Two labelled sets as features.
-struct Labelled {
+/// The features and labels of a training and a validation set.
+struct LabeledFeatures {
     train: Features,
     train_labels: Vec<u32>,
     val: Features,
@@ -71,15 +74,13 @@ struct Labelled {
     classes: usize,
 }
 
-impl Labelled {
-    fn open(backbone: &Backbone, train: &Path, val: &Path) -> Result<Labelled, mimco::Error> {
-        let train_set = Dataset::labelled(train)?;
-        let val_set = Dataset::labelled(val)?.with_classes(train_set.classes())?;
-        let mut features = features(backbone, [&train_set, &val_set])?.into_iter();
-        let (Some(train), Some(val)) = (features.next(), features.next()) else {
-            return Err(mimco::Error::Training("two sets give two arrays of features".into()));
-        };
-        Ok(Labelled {
+impl LabeledFeatures {
+    fn open(backbone: &Backbone, train: &Path, val: &Path) -> Result<LabeledFeatures, mimco::Error> {
+        let train_set = Dataset::open_labelled(train)?;
+        let val_set = Dataset::open_labelled(val)?.with_classes(train_set.classes())?;
+        let features = extractor(backbone)?;
+        let (train, val) = (features(&train_set)?, features(&val_set)?);
+        Ok(LabeledFeatures {
             train_labels: labels_of(&train_set, &train)?,
             val_labels: labels_of(&val_set, &val)?,
             classes: train_set.classes().len(),
@@ -89,9 +90,11 @@ impl Labelled {
     }
 }
 
-fn features<const N: usize>(args: &Backbone, sets: [&Dataset; N]) -> Result<Vec<Features>, mimco::Error> {
+/// Loads the backbone and returns the function that computes the features of a set.
+fn extractor(args: &Backbone) -> Result<impl Fn(&Dataset) -> Result<Features, mimco::Error>, mimco::Error> {
     args.common.announce();
     let overrides = BackboneOverrides::from_settings(&args.settings)?;
     let backbone = backbone::load(&args.backbone, &overrides)?.backbone;
-    sets.iter().map(|set| extract(&backbone.vit, &backbone.parameters, set, args.feature)).collect()
+    let kind = args.feature;
+    Ok(move |set: &Dataset| extract(&backbone.vit, &backbone.parameters, set, kind))
 }

@@ -1,4 +1,4 @@
-//! The verbs, each from its arguments to one call of the library.
+//! The verbs: each turns its arguments into one call of the library and prints the result.
 
 pub mod bench;
 pub mod check_data;
@@ -6,5 +6,7 @@ pub mod completions;
 pub mod convert;
 pub mod demo;
 pub mod evaluate;
+pub mod man;
 pub mod pack;
 pub mod pretrain;
+mod progress;

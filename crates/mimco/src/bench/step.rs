@@ -37,6 +37,15 @@ impl Step {
         }
     }
 
+    /// Returns the name of the step.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::Forward => "forward",
+            Step::Train => "train",
+            Step::Method(settings) => settings.spec().name(),
+        }
+    }
+
     /// Returns the names of all steps.
     pub fn names() -> Vec<&'static str> {
         let methods = MethodSettings::all();

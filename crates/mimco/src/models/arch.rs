@@ -5,17 +5,18 @@ use std::fmt;
 
 /// Named width and depth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Arch {
-    /// 128 x 6, for images of 28 to 32 px.
+    /// Width 128, depth 6, for images of 28 to 32 px.
     Nano,
-    /// 192 x 12.
+    /// Width 192, depth 12.
     Tiny,
-    /// 384 x 12.
+    /// Width 384, depth 12.
     Small,
-    /// 768 x 12.
+    /// Width 768, depth 12.
     Base,
-    /// 1024 x 24.
+    /// Width 1024, depth 24.
     Large,
 }
 

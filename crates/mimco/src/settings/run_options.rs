@@ -2,20 +2,21 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What activations and matrix products are computed in.
+/// Precision of activations and matrix products.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "clap", derive(clap::ValueEnum))]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// What the machine is fastest in: bf16 where it multiplies it, else f32. A plan has one of the two in its place.
+    /// bf16 if the processor multiplies it, else f32.
     Auto,
     /// Single precision.
     F32,
-    /// Products and activations in bf16; sums, the residual stream, statistics, losses and the weights themselves in single precision.
+    /// bf16, with sums, the residual stream, statistics, losses and master weights in single precision.
     Bf16,
 }
 
 impl Precision {
-    /// As the engine has it.
+    /// Returns the engine's precision; `Auto` depends on the processor.
     pub fn engine(self) -> mimco_engine::Precision {
         match self {
             Precision::Auto => mimco_engine::Precision::best(),
@@ -24,7 +25,7 @@ impl Precision {
         }
     }
 
-    /// The one that this machine takes for it.
+    /// Resolves `Auto` for this processor.
     pub fn resolved(self) -> Precision {
         match self.engine() {
             mimco_engine::Precision::F32 => Precision::F32,
@@ -33,7 +34,7 @@ impl Precision {
     }
 }
 
-/// The optimizer's rule.
+/// Rule of the optimizer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerName {
