@@ -1,6 +1,6 @@
-//! The operators at the sizes of ViT-S, eight images of 197 tokens, each forward and backward, and the
-//! passes of optimizers: `cargo bench -p mimco-engine --bench operators [NAME]`. The throughput is in
-//! rows of the input, or in elements.
+//! The operators at the sizes of ViT-S, eight images of 197 tokens, each forward and backward, and
+//! the passes of optimizers: `cargo bench -p mimco-engine --bench operators [NAME]`. The throughput
+//! is in rows of the input, or in elements.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
@@ -119,8 +119,8 @@ fn mlp(bencher: Bencher<'_, '_>, precision: Precision) {
     });
 }
 
-/// Half of the images skip the branch: half of the time, except for the packing of the weights and the
-/// rows that are copied.
+/// Half of the images skip the branch: half of the time, except for the packing of the weights and
+/// the rows that are copied.
 #[divan::bench(args = BOTH)]
 fn mlp_of_half_the_images(bencher: Bencher<'_, '_>, precision: Precision) {
     let shapes: [&[usize]; 6] = [&[WIDTH], &[WIDTH], &[4 * WIDTH, WIDTH], &[4 * WIDTH], &[WIDTH, 4 * WIDTH], &[WIDTH]];

@@ -21,8 +21,8 @@ fn sharp_info_nce_counts_the_whole_distance() {
     let queries = Tensor::from_slice([2, 2], &[3.0, 0.0, 0.0, 0.5]);
     let keys = Tensor::from_slice([1, 2, 2], &[1.0, 0.0, -1.0, 0.0]);
     let targets = |indices| ContrastiveTargets { keys: &keys, positive: Positive::InKeys(indices), sample_ids: None, temperature: 0.01 };
-    // Row 0: the positive is opposite (loss 200) or equal (0). Row 1: both keys are orthogonal, ln 2, a
-    // tie.
+    // Row 0: the positive is opposite (loss 200) or equal (0). Row 1: both keys are orthogonal, ln
+    // 2, a tie.
     let (loss, wins, gradient) = info_nce(&queries, &targets(&[1, 1]));
     assert!((loss - (200.0 + std::f32::consts::LN_2) / 2.0).abs() < 1e-4, "{loss}");
     assert_eq!(wins, 0.5);

@@ -226,7 +226,8 @@ fn parameters_keep_their_values_as_others_are_added() {
         assert_eq!((entry.range.start % 16, entry.range.len()), (0, 3 * i));
         assert!(flat[entry.range.clone()].iter().all(|v| *v == i as f32 + 1.0));
     }
-    // The gaps between ranges stay 0, so that norms over the flat memory are those of the parameters.
+    // The gaps between ranges stay 0, so that norms over the flat memory are those of the
+    // parameters.
     assert_eq!(flat.iter().sum::<f32>(), (0..20).map(|i| (3 * i * (i + 1)) as f32).sum::<f32>());
     assert_eq!(flat.len(), parameters.flat_len());
 }

@@ -1,5 +1,5 @@
-//! Every operator against PyTorch: the forward pass and all gradients, which PyTorch computed in f64
-//! (fixtures/make_fixtures.py).
+//! Every operator against PyTorch: the forward pass and all gradients, which PyTorch computed in
+//! f64 (fixtures/make_fixtures.py).
 
 use mimco_engine::ops::{
     Activation, ContrastiveTargets, DropPath, Layer, Masked, Norm, Positive, Prefix, Residual, RunningStatistics, layer_norm_plain,
@@ -72,8 +72,8 @@ impl Fixture {
         assert!(error <= TOLERANCE, "{name}: relative error {error:.1e}");
     }
 
-    /// Runs `operator` on the input `leaf`, then checks its output and the gradients of `leaf` and of
-    /// the parameters.
+    /// Runs `operator` on the input `leaf`, then checks its output and the gradients of `leaf` and
+    /// of the parameters.
     fn operator(&self, parameters: &Parameters, leaf: &str, operator: impl Fn(&mut Tape<'_>, &Var) -> Var) {
         let inference = operator(&mut Tape::inference(parameters), &Var::constant(self.tensor(leaf)));
         self.check("output", &inference.value.to_host());

@@ -1,5 +1,5 @@
-//! Table of cases: the operators' formulas in plain f64, each with the call of the operator. Shapes are
-//! odd and end within a block.
+//! Table of cases: the operators' formulas in plain f64, each with the call of the operator. Shapes
+//! are odd and end within a block.
 
 use mimco_engine::ops::{Activation, ContrastiveTargets, DropPath, Layer, Masked, Norm, Positive, Prefix, Residual, RunningStatistics};
 use mimco_engine::{ParameterId, Tape, Tensor, Var};

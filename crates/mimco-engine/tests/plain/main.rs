@@ -1,8 +1,8 @@
 //! Every operator against a plain implementation of its formula in f64 (cases.rs).
 //!
 //! The forward pass is compared directly, the backward pass with central differences of the plain
-//! formula, which in f64 are accurate to about ten digits. The same cases test that the bits are equal
-//! for any number of threads and that NaN is never lost.
+//! formula, which in f64 are accurate to about ten digits. The same cases test that the bits are
+//! equal for any number of threads and that NaN is never lost.
 
 mod cases;
 
@@ -78,8 +78,8 @@ fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Outcome {
     found
 }
 
-/// Runs the case on NaN first, so that an element of a recycled buffer that is read but never written
-/// makes the result NaN.
+/// Runs the case on NaN first, so that an element of a recycled buffer that is read but never
+/// written makes the result NaN.
 fn run_in_dirty_buffers(precision: Precision, case: &Case) -> Outcome {
     let dirty: Vec<Tensor> = case.arrays.iter().map(|a| Tensor::from_slice(a.dims(), &vec![f32::NAN; a.elements()])).collect();
     run_in(precision, case, &dirty);
@@ -125,8 +125,8 @@ fn backward_is_the_difference_quotient() {
                 });
                 let expected = (above - below) / (2.0 * STEP);
                 let along: f64 = gradient.iter().zip(&direction).map(|(&g, d)| g as f64 * d).sum();
-                // An error anywhere changes the derivative along a random direction by about its own size;
-                // 1e-9 is the error of the quotient.
+                // An error anywhere changes the derivative along a random direction by about its
+                // own size; 1e-9 is the error of the quotient.
                 let bound = case.tolerance * norm(gradient.iter().map(|&g| g as f64)) + 1e-9;
                 assert!((along - expected).abs() <= bound, "{}, array {which}: {along} for {expected}, bound {bound:e}", case.label);
             }
@@ -146,7 +146,8 @@ fn any_number_of_threads_yields_the_same_bits() {
     }
 }
 
-/// A training step is skipped if its loss or gradient is not finite, so neither may hide such a value.
+/// A training step is skipped if its loss or gradient is not finite, so neither may hide such a
+/// value.
 #[test]
 fn values_that_are_not_finite_show_in_output_or_gradients() {
     let _turn = turn();
@@ -201,8 +202,8 @@ fn running_statistics_follow_the_unbiased_variance() {
     check("variance", &running.variance_to_host(), &variance, 2e-6);
 }
 
-/// Runs two blocks of a transformer, recomputed or kept. Returns the output and the gradients of input
-/// and parameters.
+/// Runs two blocks of a transformer, recomputed or kept. Returns the output and the gradients of
+/// input and parameters.
 fn blocks(precision: Precision, recompute: bool) -> Outcome {
     let (rows, width) = (55, 20);
     let mut random = Random(21);
@@ -265,8 +266,8 @@ fn bf16_is_near_single_precision() {
     assert!(bf16.output != single.output);
 }
 
-/// Runs every operator with products in bf16 and tensors in f32; the error is bounded by the rounding of
-/// the factors.
+/// Runs every operator with products in bf16 and tensors in f32; the error is bounded by the
+/// rounding of the factors.
 #[test]
 fn operators_in_bf16_are_near_the_plain_formula() {
     let _turn = turn();

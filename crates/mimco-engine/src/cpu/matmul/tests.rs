@@ -117,8 +117,8 @@ fn every_kernel_of_this_machine_sums_the_rounded_products() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
 fn the_amx_kernel_does_so_under_emulation() {
-    // On a CPU with AMX the permission is requested first, so that the kernel runs there; else it is
-    // emulated.
+    // On a CPU with AMX the permission is requested first, so that the kernel runs there; else it
+    // is emulated.
     super::amx::granted();
     super::emulate_amx::install();
     check_all(Kernel::Amx);

@@ -1,5 +1,5 @@
-//! InfoNCE on the CPU. The gradient is computed with the loss, by blocks of rows, so that logits stay
-//! in cache.
+//! InfoNCE on the CPU. The gradient is computed with the loss, by blocks of rows, so that logits
+//! stay in cache.
 //!
 //! With p the softmax, dq̂ᵢ = (Σ pⱼ k̂ⱼ - k̂ₚ) / (τ rows) and dq = (dq̂ - q̂ (q̂·dq̂)) / |q|.
 
