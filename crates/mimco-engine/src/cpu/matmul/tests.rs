@@ -36,10 +36,15 @@ impl Factor {
         let (height, width) = if transposed { (columns, rows) } else { (rows, columns) };
         let stride = width + gap;
         let values = numbers(height * stride, step);
-        let inside = |i: usize| i >= BEFORE && (i - BEFORE) % stride < width;
+        let inside = |i: usize| i >= BEFORE && (i - BEFORE) % stride.max(1) < width;
+        let f32: Vec<f32> = values
+            .into_iter()
+            .chain(vec![0.0; 40 * stride.max(1)])
+            .enumerate()
+            .map(|(i, v)| if inside(i) { v } else { f32::NAN })
+            .collect();
         let f32: Vec<f32> =
-            values.into_iter().chain(vec![0.0; 40 * stride]).enumerate().map(|(i, v)| if inside(i) { v } else { f32::NAN }).collect();
-        let f32: Vec<f32> = f32.iter().enumerate().map(|(i, &v)| if i >= BEFORE + height * stride - gap { f32::NAN } else { v }).collect();
+            f32.iter().enumerate().map(|(i, &v)| if i >= (BEFORE + height * stride).saturating_sub(gap) { f32::NAN } else { v }).collect();
         Factor { bf16: to_bf16(&f32), f32, rows, columns, stride, transposed, in_bf16 }
     }
 
