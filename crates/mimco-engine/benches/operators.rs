@@ -1,10 +1,11 @@
-//! The operators at ViT-S's sizes, eight images of 197 tokens, each forward and back, and the optimizer's passes:
-//! `cargo bench -p mimco-engine --bench operators [NAME]`. Throughput is in rows of the input, or elements.
+//! The operators at the sizes of ViT-S, eight images of 197 tokens, each forward and backward, and
+//! the passes of optimizers: `cargo bench -p mimco-engine --bench operators [NAME]`. The throughput
+//! is in rows of the input, or in elements.
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, Prefix, Residual, RunningStatistics};
-use mimco_engine::optim::{Optimizer, Rule, gradient_norm, momentum_update};
+use mimco_engine::ops::{Activation, ContrastiveTargets, DropPath, Layer, Masked, Norm, Positive, Prefix, Residual, RunningStatistics};
+use mimco_engine::optim::{Optimizer, Rule, momentum_update};
 use mimco_engine::{ParameterId, Parameters, Precision, Tape, Tensor, Var};
 use std::sync::Arc;
 
@@ -27,7 +28,7 @@ fn tensor(shape: &[usize]) -> Tensor {
     Tensor::from_slice(shape, &values)
 }
 
-/// Times an operator that takes x [rows, width] and parameters of these shapes, forward and back.
+/// Times an operator on x [rows, width] and parameters of these shapes, forward and backward.
 fn both_ways(
     bencher: Bencher<'_, '_>,
     precision: Precision,
@@ -37,9 +38,9 @@ fn both_ways(
 ) {
     let mut parameters = Parameters::new();
     let ids: Vec<_> = shapes.iter().map(|shape| parameters.add("parameter", shape)).collect();
-    parameters.flat_mut().iter_mut().zip(numbers(usize::MAX)).for_each(|(p, v)| *p = 0.02 * v);
+    parameters.update_flat_on_host(|flat| flat.iter_mut().zip(numbers(usize::MAX)).for_each(|(p, v)| *p = 0.02 * v));
     parameters.set_precision(precision);
-    let mut gradients = parameters.zeros_like();
+    let mut gradients = parameters.gradients();
     let rows = ItemsCount::new(x.rows());
     bencher.counter(rows).bench_local(|| {
         let mut tape = Tape::recording(&parameters);
@@ -75,10 +76,10 @@ fn patch_embed(bencher: Bencher<'_, '_>, precision: Precision) {
 
 #[divan::bench]
 fn tokens(bencher: Bencher<'_, '_>) {
-    let hidden: Arc<[bool]> = (0..BATCH * (TOKENS - 1)).map(|i| i % 2 == 0).collect();
-    let seen = tensor(&[BATCH * (TOKENS - 1) / 2, WIDTH]);
-    both_ways(bencher, Precision::F32, seen, &[&[1, 1, WIDTH], &[1, TOKENS, WIDTH], &[1, 1, WIDTH]], |tape, x, ids| {
-        tape.tokens(x, BATCH, Prefix { class: ids[0], registers: None }, ids[1], Some(Masked { token: ids[2], places: hidden.clone() }))
+    let masked: Arc<[bool]> = (0..BATCH * (TOKENS - 1)).map(|i| i % 2 == 0).collect();
+    let visible = tensor(&[BATCH * (TOKENS - 1) / 2, WIDTH]);
+    both_ways(bencher, Precision::F32, visible, &[&[1, 1, WIDTH], &[1, TOKENS, WIDTH], &[1, 1, WIDTH]], |tape, x, ids| {
+        tape.tokens(x, BATCH, Prefix { class: ids[0], registers: None }, ids[1], Some(Masked { token: ids[2], masked: masked.clone() }))
     });
 }
 
@@ -94,7 +95,7 @@ fn norm_linear(bencher: Bencher<'_, '_>, precision: Precision) {
     });
 }
 
-/// On what `norm_linear` makes of the rows, which is timed with it.
+/// Attention on the result of `norm_linear`, which is timed with it.
 #[divan::bench(args = BOTH)]
 fn norm_linear_and_attention(bencher: Bencher<'_, '_>, precision: Precision) {
     both_ways(bencher, precision, rows(), &[&[WIDTH], &[WIDTH], &[3 * WIDTH, WIDTH], &[3 * WIDTH]], |tape, x, ids| {
@@ -118,7 +119,8 @@ fn mlp(bencher: Bencher<'_, '_>, precision: Precision) {
     });
 }
 
-/// Half the images drop the branch: half the time, but for the weights' packing and the rows that pass by.
+/// Half of the images skip the branch: half of the time, except for the packing of the weights and
+/// the rows that are copied.
 #[divan::bench(args = BOTH)]
 fn mlp_of_half_the_images(bencher: Bencher<'_, '_>, precision: Precision) {
     let shapes: [&[usize]; 6] = [&[WIDTH], &[WIDTH], &[4 * WIDTH, WIDTH], &[4 * WIDTH], &[WIDTH, 4 * WIDTH], &[WIDTH]];
@@ -129,7 +131,7 @@ fn mlp_of_half_the_images(bencher: Bencher<'_, '_>, precision: Precision) {
     });
 }
 
-/// A layer of MoCo v3's heads: few rows, many columns.
+/// A layer of MoCo v3's heads, which has few rows and many columns.
 #[divan::bench(args = BOTH)]
 fn linear_of_a_head(bencher: Bencher<'_, '_>, precision: Precision) {
     both_ways(bencher, precision, tensor(&[BATCH, 4096]), &[&[4096, 4096], &[4096]], |tape, x, ids| {
@@ -160,13 +162,13 @@ fn mean_tokens(bencher: Bencher<'_, '_>) {
     both_ways(bencher, Precision::F32, rows(), &[], |tape, x, _| tape.mean_tokens(x, &offsets(), 1));
 }
 
-/// MimCo's patch loss: each hidden patch among those of its image.
+/// MimCo's patch loss: each masked patch among those of its image.
 #[divan::bench]
 fn info_nce(bencher: Bencher<'_, '_>) {
     let keys = tensor(&[BATCH, 120, WIDTH]);
     let targets: Vec<u32> = (0..BATCH as u32 * 120).map(|row| row % 120).collect();
     both_ways(bencher, Precision::F32, tensor(&[BATCH * 120, WIDTH]), &[], |tape, x, _| {
-        tape.info_nce(x, &Contrast { keys: &keys, candidates: Candidates::Among(&targets), owners: None, temperature: 0.2 }).0
+        tape.info_nce(x, &ContrastiveTargets { keys: &keys, positive: Positive::InKeys(&targets), sample_ids: None, temperature: 0.2 }).0
     });
 }
 
@@ -176,7 +178,7 @@ fn l1(bencher: Bencher<'_, '_>) {
     both_ways(bencher, Precision::F32, rows(), &[], |tape, x, _| tape.l1(x, &target));
 }
 
-/// As many parameters as ViT-S has.
+/// Returns as many parameters as ViT-S has.
 fn flat() -> Parameters {
     let mut parameters = Parameters::new();
     parameters.add("parameter", &[21_600, 1_000]);
@@ -186,19 +188,23 @@ fn flat() -> Parameters {
 #[divan::bench]
 fn adamw(bencher: Bencher<'_, '_>) {
     let mut parameters = flat();
-    let gradients = parameters.zeros_like();
+    let gradients = parameters.gradients();
+    let (norm, finite) = (Tensor::scalar(1.0), Tensor::scalar(1.0));
     let mut optimizer = Optimizer::new(Rule::AdamW { beta1: 0.9, beta2: 0.999, eps: 1e-8 }, 0.05, &parameters);
-    bencher.counter(ItemsCount::new(gradients.len())).bench_local(|| optimizer.step(&mut parameters, &gradients, 1e-4, 1.0));
+    bencher
+        .counter(ItemsCount::new(parameters.flat_len()))
+        .bench_local(|| optimizer.step(&mut parameters, &gradients, 1e-4, 0.0, &norm, &finite));
 }
 
 #[divan::bench]
 fn momentum(bencher: Bencher<'_, '_>) {
     let (mut target, source) = (flat(), flat());
-    bencher.counter(ItemsCount::new(source.flat().len())).bench_local(|| momentum_update(target.flat_mut(), source.flat(), 0.99));
+    bencher.counter(ItemsCount::new(source.flat_len())).bench_local(|| momentum_update(&mut target, &source, 0.99, &Tensor::scalar(1.0)));
 }
 
 #[divan::bench]
 fn norm_of_gradients(bencher: Bencher<'_, '_>) {
-    let gradients = flat().zeros_like();
-    bencher.counter(ItemsCount::new(gradients.len())).bench_local(|| gradient_norm(&gradients));
+    let parameters = flat();
+    let gradients = parameters.gradients();
+    bencher.counter(ItemsCount::new(parameters.flat_len())).bench_local(|| gradients.norm());
 }

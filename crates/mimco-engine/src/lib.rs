@@ -8,8 +8,8 @@
 //! Elements stay on the [`Device`] of the parameters. The host reads and writes them only by
 //! explicit copies, such as [`Tensor::to_host`] and [`Parameters::update_on_host`].
 //!
-//! Results do not depend on the number of threads. Work is split into blocks by its shape, each block
-//! is computed by one thread, and partial sums are added in the order of the blocks.
+//! Results do not depend on the number of threads. Work is split into blocks by its shape, each
+//! block is computed by one thread, and partial sums are added in the order of the blocks.
 
 pub mod cpu;
 mod device;

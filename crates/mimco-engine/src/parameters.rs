@@ -10,7 +10,8 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Index of a parameter in the table of its [`Parameters`].
+/// Index of a parameter in the table of its [`Parameters`]. Functions that take it panic if their
+/// table has no such row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterId(usize);
 

@@ -132,7 +132,7 @@ impl<'a> Tape<'a> {
     /// Returns the gradient of the leaf `wanted`, if one is given and the output depends on it.
     ///
     /// # Panics
-    /// If `gradients` has not the layout of the tape's parameters.
+    /// If `gradients` does not have the layout of the tape's parameters.
     pub fn backward(self, output: &Var, seed: Tensor, gradients: &mut Gradients, wanted: Option<&Var>) -> Option<Tensor> {
         assert_eq!(gradients.flat_len(), self.parameters.flat_len(), "gradients of other parameters");
         let mut pass = Backpass { parameters: self.parameters, gradients, slots: Vec::new() };

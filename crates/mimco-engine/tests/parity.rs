@@ -1,17 +1,18 @@
-//! Every operator against PyTorch: forward and all gradients, computed there in f64 (fixtures/make_fixtures.py).
+//! Every operator against PyTorch: the forward pass and all gradients, which PyTorch computed in
+//! f64 (fixtures/make_fixtures.py).
 
 use mimco_engine::ops::{
-    Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, Prefix, Residual, RunningStatistics, layer_norm_plain,
+    Activation, ContrastiveTargets, DropPath, Layer, Masked, Norm, Positive, Prefix, Residual, RunningStatistics, layer_norm_plain,
 };
-use mimco_engine::optim::{Optimizer, Rule, clip_factor, gradient_norm};
-use mimco_engine::{ParameterId, Parameters, Tape, Tensor, Var};
+use mimco_engine::optim::{Optimizer, Rule, finite_flag};
+use mimco_engine::{Gradients, ParameterId, Parameters, Tape, Tensor, Var};
 use safetensors::{Dtype, SafeTensors};
 use std::sync::Arc;
 
 /// Largest ‖x - x'‖ / ‖x'‖ between the engine's x and PyTorch's x'.
 const TOLERANCE: f64 = 2e-6;
 
-/// One operator's tensors, or one case's: names get the case's prefix.
+/// Tensors of one operator, or of one case of it, whose prefix the names get.
 struct Fixture {
     bytes: Vec<u8>,
     case: &'static str,
@@ -54,7 +55,7 @@ impl Fixture {
         let ids = names.map(|name| {
             let value = self.tensor(name);
             let id = parameters.add(name, value.dims());
-            parameters.get_mut(id).copy_from_slice(value.data());
+            parameters.update_on_host(id, |to| to.copy_from_slice(&value.to_host()));
             id
         });
         (parameters, ids)
@@ -62,33 +63,34 @@ impl Fixture {
 
     fn check(&self, name: &str, found: &[f32]) {
         let expected = self.tensor(name);
-        let expected = expected.data();
+        let expected = expected.to_host();
         let name = format!("{}{name}", self.case);
         assert_eq!(found.len(), expected.len(), "{name}: number of elements");
         let square = |x: f64| x * x;
-        let difference: f64 = found.iter().zip(expected).map(|(&a, &b)| square(a as f64 - b as f64)).sum();
+        let difference: f64 = found.iter().zip(&expected[..]).map(|(&a, &b)| square(a as f64 - b as f64)).sum();
         let error = (difference / expected.iter().map(|&b| square(b as f64)).sum::<f64>()).sqrt();
         assert!(error <= TOLERANCE, "{name}: relative error {error:.1e}");
     }
 
-    /// Runs `operator` on the input `leaf`, then checks its output, the gradient of `leaf` and those of the parameters.
+    /// Runs `operator` on the input `leaf`, then checks its output and the gradients of `leaf` and
+    /// of the parameters.
     fn operator(&self, parameters: &Parameters, leaf: &str, operator: impl Fn(&mut Tape<'_>, &Var) -> Var) {
         let inference = operator(&mut Tape::inference(parameters), &Var::constant(self.tensor(leaf)));
-        self.check("output", inference.value.data());
+        self.check("output", &inference.value.to_host());
 
         let mut tape = Tape::recording(parameters);
         let x = tape.leaf(self.tensor(leaf));
         let y = operator(&mut tape, &x);
-        self.check("output", y.value.data());
-        let mut gradients = parameters.zeros_like();
+        self.check("output", &y.value.to_host());
+        let mut gradients = parameters.gradients();
         let dx = tape.backward(&y, self.tensor("grad_output"), &mut gradients, Some(&x));
-        self.check(&format!("grad_{leaf}"), dx.expect("a gradient of the input").data());
+        self.check(&format!("grad_{leaf}"), &dx.expect("a gradient of the input").to_host());
         self.check_gradients(parameters, &gradients);
     }
 
-    fn check_gradients(&self, parameters: &Parameters, gradients: &[f32]) {
+    fn check_gradients(&self, parameters: &Parameters, gradients: &Gradients) {
         for entry in parameters.entries() {
-            self.check(&format!("grad_{}", entry.name), &gradients[entry.range.clone()]);
+            self.check(&format!("grad_{}", entry.name), &gradients.flat_to_host()[entry.range.clone()]);
         }
     }
 }
@@ -115,7 +117,7 @@ fn layer_norm() {
     let fixture = Fixture::read("layer_norm", "");
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
     fixture.operator(&parameters, "x", |tape, x| tape.layer_norm(x, Norm { weight, bias, eps: 1e-6 }));
-    fixture.check("plain_output", layer_norm_plain(&fixture.tensor("x"), 1e-6).data());
+    fixture.check("plain_output", &layer_norm_plain(&fixture.tensor("x"), 1e-6).to_host());
 }
 
 #[test]
@@ -131,9 +133,9 @@ fn patch_embed() {
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
     let (images, mean, std) = (fixture.tensor("images"), fixture.tensor("mean"), fixture.tensor("std"));
     let mut tape = Tape::recording(&parameters);
-    let y = tape.patch_embed(&images, mean.data(), std.data(), Layer { weight, bias: Some(bias) }, None);
-    fixture.check("output", y.value.data());
-    let mut gradients = parameters.zeros_like();
+    let y = tape.patch_embed(&images, &mean.to_host(), &std.to_host(), Layer { weight, bias: Some(bias) }, None);
+    fixture.check("output", &y.value.to_host());
+    let mut gradients = parameters.gradients();
     tape.backward(&y, fixture.tensor("grad_output"), &mut gradients, None);
     fixture.check_gradients(&parameters, &gradients);
 }
@@ -142,19 +144,19 @@ fn patch_embed() {
 fn assemble_tokens() {
     let fixture = Fixture::read("assemble_tokens", "");
     let (parameters, [class, positions, token]) = fixture.parameters(["cls", "pos", "mask_token"]);
-    let places: Arc<[bool]> = fixture.integers("mask").into_iter().map(|hidden| hidden == 1).collect();
-    // PyTorch's has a row for every patch, hidden ones, too; ours wants those that are seen.
-    let seen: Arc<[usize]> = (0..places.len()).filter(|&place| !places[place]).collect();
+    let masked: Arc<[bool]> = fixture.integers("mask").into_iter().map(|masked| masked == 1).collect();
+    // The fixture has a row for every patch, the operator one for every visible patch.
+    let visible: Arc<[usize]> = (0..masked.len()).filter(|&i| !masked[i]).collect();
     fixture.operator(&parameters, "patches", |tape, patches| {
-        let patches = tape.select_rows(patches, &seen);
-        tape.tokens(&patches, 3, Prefix { class, registers: None }, positions, Some(Masked { token, places: places.clone() }))
+        let patches = tape.select_rows(patches, &visible);
+        tape.tokens(&patches, 3, Prefix { class, registers: None }, positions, Some(Masked { token, masked: masked.clone() }))
     });
 }
 
-/// An image keeps its branch where its scale is not 0; the others' is the same.
+/// Keeps the branch of the images whose scale is not 0; all others have the same scale.
 fn drop_path(fixture: &Fixture) -> DropPath {
     let scales = fixture.tensor("scale");
-    DropPath::new(scales.data()[0], &fixture.rows("offsets"), |image| scales.data()[image] != 0.0)
+    DropPath::new(scales.to_host()[0], &fixture.rows("offsets"), |image| scales.to_host()[image] != 0.0)
 }
 
 fn how(drop_path: &DropPath) -> Residual<'_> {
@@ -166,12 +168,12 @@ fn linear_residual() {
     let fixture = Fixture::read("linear_residual", "");
     let drop_path = drop_path(&fixture);
     let (parameters, [weight, bias]) = fixture.parameters(["weight", "bias"]);
-    // One leaf's gradient comes back a pass: each input takes its turn. Both want it, as in a block.
+    // A backward pass returns one leaf's gradient, so each input is the leaf of one pass.
     for wanted in ["residual", "x"] {
         fixture.operator(&parameters, wanted, |tape, input| {
             let other = Var::constant(fixture.tensor(if wanted == "residual" { "x" } else { "residual" }));
             let (residual, x) = if wanted == "residual" { (input, &other) } else { (&other, input) };
-            // PyTorch's branch has all rows; ours wants those that keep it.
+            // The fixture's branch has all rows, the operator's only those that keep it.
             let x = tape.select_rows(x, &drop_path.rows);
             tape.linear_residual(residual, &x, Layer { weight, bias: Some(bias) }, how(&drop_path))
         });
@@ -209,8 +211,8 @@ fn check_batch_norm(fixture: &Fixture, parameters: &Parameters, affine: Option<(
     fixture.operator(parameters, "x", |tape, x| {
         let mut running = RunningStatistics::new(x.value.width());
         let y = tape.batch_norm(x, affine, affine.is_some(), &mut running);
-        fixture.check("running_mean", &running.mean);
-        fixture.check("running_var", &running.variance);
+        fixture.check("running_mean", &running.mean_to_host());
+        fixture.check("running_var", &running.variance_to_host());
         y
     });
 }
@@ -219,24 +221,24 @@ fn check_batch_norm(fixture: &Fixture, parameters: &Parameters, affine: Option<(
 fn info_nce() {
     for case in ["batch.", "image."] {
         let fixture = Fixture::read("info_nce", case);
-        check_info_nce(&fixture, Candidates::Among(&targets(fixture.integers("targets"))), None);
+        check_info_nce(&fixture, Positive::InKeys(&targets(fixture.integers("targets"))), None);
     }
 
     let fixture = Fixture::read("info_nce", "exclude.");
-    let owners = (ids(fixture.integers("row_ids")), ids(fixture.integers("key_ids")));
-    let among = targets(fixture.integers("targets"));
-    check_info_nce(&fixture, Candidates::Among(&among), Some((&owners.0, &owners.1)));
+    let sample_ids = (ids(fixture.integers("row_ids")), ids(fixture.integers("key_ids")));
+    let in_keys = targets(fixture.integers("targets"));
+    check_info_nce(&fixture, Positive::InKeys(&in_keys), Some((&sample_ids.0, &sample_ids.1)));
 
     let fixture = Fixture::read("info_nce", "separate.");
-    let owners = (ids(fixture.integers("row_ids")), ids(fixture.integers("key_ids")));
-    check_info_nce(&fixture, Candidates::Beside(&fixture.tensor("positives")), Some((&owners.0, &owners.1)));
+    let sample_ids = (ids(fixture.integers("row_ids")), ids(fixture.integers("key_ids")));
+    check_info_nce(&fixture, Positive::Separate(&fixture.tensor("positives")), Some((&sample_ids.0, &sample_ids.1)));
 }
 
-fn check_info_nce(fixture: &Fixture, candidates: Candidates<'_>, owners: Option<(&[u64], &[u64])>) {
-    let contrast = Contrast { keys: &fixture.tensor("keys"), candidates, owners, temperature: 0.2 };
+fn check_info_nce(fixture: &Fixture, positive: Positive<'_>, sample_ids: Option<(&[u64], &[u64])>) {
+    let targets = ContrastiveTargets { keys: &fixture.tensor("keys"), positive, sample_ids, temperature: 0.2 };
     fixture.operator(&Parameters::new(), "queries", |tape, queries| {
-        let (loss, wins) = tape.info_nce(queries, &contrast);
-        fixture.check("acc", &[wins]);
+        let (loss, wins) = tape.info_nce(queries, &targets);
+        fixture.check("acc", &wins.to_host());
         loss
     });
 }
@@ -272,7 +274,7 @@ fn sgd() {
     check_optimizer("sgd", Rule::Sgd { momentum: 0.9 });
 }
 
-/// Three steps on `a` with decay at the full rate and `b` without decay at half of it.
+/// Runs three steps on `a` with decay at the full rate and on `b` without decay at half the rate.
 fn check_optimizer(name: &str, rule: Rule) {
     let fixture = Fixture::read(name, "");
     let (mut parameters, [a, b]) = fixture.parameters(["a", "b"]);
@@ -281,15 +283,14 @@ fn check_optimizer(name: &str, rule: Rule) {
     parameters.entry_mut(b).rate = 0.5;
     let mut optimizer = Optimizer::new(rule, 0.05, &parameters);
     for step in 0..3 {
-        let mut gradients = parameters.zeros_like();
+        let mut gradients = parameters.gradients();
         for id in [a, b] {
-            let entry = parameters.entry(id);
-            let gradient = fixture.tensor(&format!("grads.{step}.{}", entry.name));
-            gradients[entry.range.clone()].copy_from_slice(gradient.data());
+            let gradient = fixture.tensor(&format!("grads.{step}.{}", parameters.entry(id).name));
+            gradients.update_on_host(id, |to| to.copy_from_slice(&gradient.to_host()));
         }
-        optimizer.step(&mut parameters, &gradients, fixture.tensor("rate").item(), 1.0);
-        fixture.check(&format!("after.{step}.a"), parameters.get(a));
-        fixture.check(&format!("after.{step}.b"), parameters.get(b));
+        optimizer.step(&mut parameters, &gradients, fixture.tensor("rate").item(), 0.0, &gradients.norm(), &Tensor::scalar(1.0));
+        fixture.check(&format!("after.{step}.a"), &parameters.to_host(a));
+        fixture.check(&format!("after.{step}.b"), &parameters.to_host(b));
     }
 }
 
@@ -297,11 +298,18 @@ fn check_optimizer(name: &str, rule: Rule) {
 fn clip() {
     for case in ["above.", "below."] {
         let fixture = Fixture::read("clip", case);
-        let gradients = fixture.tensor("grads");
-        let norm = gradient_norm(gradients.data());
-        fixture.check("norm", &[norm]);
-        let factor = clip_factor(norm, fixture.tensor("max_norm").item());
-        let clipped: Vec<f32> = gradients.data().iter().map(|g| g * factor).collect();
+        let values = fixture.tensor("grads");
+        let mut parameters = Parameters::new();
+        let id = parameters.add("parameter", values.dims());
+        let mut gradients = parameters.gradients();
+        gradients.update_on_host(id, |to| to.copy_from_slice(&values.to_host()));
+        let norm = gradients.norm();
+        fixture.check("norm", &norm.to_host());
+        // One step of plain SGD from 0 at rate 1 subtracts the clipped gradient.
+        let mut optimizer = Optimizer::new(Rule::Sgd { momentum: 0.0 }, 0.0, &parameters);
+        let finite = finite_flag(&norm, &[]);
+        optimizer.step(&mut parameters, &gradients, 1.0, fixture.tensor("max_norm").item(), &norm, &finite);
+        let clipped: Vec<f32> = parameters.to_host(id).iter().map(|w| -w).collect();
         fixture.check("clipped", &clipped);
     }
 }

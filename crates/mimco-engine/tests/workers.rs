@@ -1,4 +1,4 @@
-//! The workers, in a process and a test of their own: nobody else holds them.
+//! The worker threads, in their own process and test, so that no other test uses them.
 
 use mimco_engine::cpu::threads::{parallel, set_threads};
 use std::collections::HashSet;
@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Runs three blocks and counts the threads that did.
+/// Runs three blocks and counts the threads that ran them.
 fn threads_at_work() -> usize {
     let threads = Mutex::new(HashSet::new());
     parallel(3, |_| _ = threads.lock().unwrap().insert(std::thread::current().id()));
@@ -15,14 +15,14 @@ fn threads_at_work() -> usize {
 
 #[test]
 fn workers_outlive_panics_and_miss_no_job() {
-    a_panic_in_a_block_reaches_the_caller_and_leaves_the_workers_whole();
+    a_panic_in_a_block_reaches_the_caller_and_leaves_the_workers_intact();
     no_wake_up_is_lost();
 }
 
-fn a_panic_in_a_block_reaches_the_caller_and_leaves_the_workers_whole() {
+fn a_panic_in_a_block_reaches_the_caller_and_leaves_the_workers_intact() {
     set_threads(3);
     assert_eq!(threads_at_work(), 3);
-    // Block 0 is the caller's, the others the workers'.
+    // The calling thread runs block 0, the workers the others.
     for bad in [&[0][..], &[1], &[2], &[0, 1], &[0, 1, 2]] {
         let done = AtomicUsize::new(0);
         let ended = catch_unwind(AssertUnwindSafe(|| {
@@ -41,7 +41,8 @@ fn a_panic_in_a_block_reaches_the_caller_and_leaves_the_workers_whole() {
     assert_eq!(threads_at_work(), 1);
 }
 
-/// Many short jobs with pauses between them, so that workers are met spinning, falling asleep and sleeping.
+/// Runs many short jobs with pauses between them, which start while workers spin, fall asleep or
+/// sleep.
 fn no_wake_up_is_lost() {
     set_threads(3);
     let total = AtomicUsize::new(0);

@@ -1,6 +1,6 @@
 //! Products of strided f32 matrices by crate `gemm`, for InfoNCE and the evaluations (kNN, linear
-//! probe), whose factors change with every call and gain nothing from packing. Blocks of rows depend
-//! only on the shape.
+//! probe), whose factors change with every call and gain nothing from packing. Blocks of rows
+//! depend only on the shape.
 
 use super::threads::for_each_chunk;
 
@@ -74,8 +74,8 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
         return;
     }
     assert!(c_stride >= n && c.len() >= extent(m, n, c_stride), "the product outside its slice");
-    // SAFETY: every element of a `Matrix` is inside its slice, those of c by the assertion above, and
-    // c is borrowed mutably.
+    // SAFETY: every element of a `Matrix` is inside its slice, those of c by the assertion above,
+    // and c is borrowed mutably.
     unsafe {
         gemm::gemm(
             m,

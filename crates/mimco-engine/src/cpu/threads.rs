@@ -1,8 +1,8 @@
 //! A pool of worker threads with a static partition of the work.
 //!
-//! [`parallel`] runs blocks `0..blocks`; worker `t` of `n` runs the `t`-th contiguous range of them.
-//! The result of a block must depend only on its index, so that it is the same for any number of
-//! threads.
+//! [`parallel`] runs blocks `0..blocks`; worker `t` of `n` runs the `t`-th contiguous range of
+//! them. The result of a block must depend only on its index, so that it is the same for any number
+//! of threads.
 
 use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 
-/// Number of polls of a waiting thread before it sleeps: about 0.1 ms, the gap between two operators.
+/// Number of polls of a waiting thread before it sleeps: about 0.1 ms, the gap between two
+/// operators.
 const SPINS: u32 = 3000;
 
 type Work<'a> = &'a (dyn Fn(usize) + Sync);
@@ -120,8 +121,8 @@ impl Pool {
     fn run(&mut self, blocks: usize, work: Work<'_>) {
         let shared = &*self.shared;
         let threads = self.workers.len() + 1;
-        // SAFETY: only the lifetime is erased; this function does not return before every worker has
-        // finished with the closure.
+        // SAFETY: only the lifetime is erased; this function does not return before every worker
+        // has finished with the closure.
         let erased: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
         // SAFETY: this thread holds the pool and remaining == 0, so no worker reads `job` now.
         unsafe { *shared.job.get() = Some(Job { work: erased, blocks, threads }) };

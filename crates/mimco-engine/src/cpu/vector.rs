@@ -22,7 +22,8 @@ pub(crate) fn prefetch_next<T>(part: &[T]) {
     let _ = part;
 }
 
-/// Sets `values[i] = f(values[i], others[i])`, sixteen at a time, for a row of a tile of known length.
+/// Sets `values[i] = f(values[i], others[i])`, sixteen at a time, for a row of a tile of known
+/// length.
 ///
 /// Each sixteen are copied first, so that the compiler need not check the slices for overlap and
 /// vectorizes the loop. Longer slices vectorize as plain loops.
@@ -100,8 +101,8 @@ fn fold(lanes: [f32; LANES], f: impl Fn(f32, f32) -> f32) -> f32 {
     f(two[0], two[1])
 }
 
-/// Returns the largest element, or -∞ for an empty slice. NaN is skipped: a softmax propagates it in
-/// the exponential.
+/// Returns the largest element, or -∞ for an empty slice. NaN is skipped: a softmax propagates it
+/// in the exponential.
 #[inline(always)]
 pub fn max(x: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];

@@ -1,8 +1,8 @@
 //! Optimizers, gradient clipping and the momentum encoder's update. Each is one pass over a model's
 //! flat memory, with the table of learning-rate and decay factors.
 //!
-//! A step runs on the device without a host read: [`finite_flag`] computes whether loss and gradient
-//! are finite, and the updates do nothing if they are not.
+//! A step runs on the device without a host read: [`finite_flag`] computes whether loss and
+//! gradient are finite, and the updates do nothing if they are not.
 
 mod cpu;
 pub(crate) mod rule;
@@ -36,8 +36,8 @@ impl Optimizer {
         Optimizer { rule, weight_decay, moments, steps: 0 }
     }
 
-    /// Copies the moments to the host, each with its name, for a checkpoint; on the CPU borrows them.
-    /// [`Entry::range`](crate::Entry::range) indexes them.
+    /// Copies the moments to the host, each with its name, for a checkpoint; on the CPU borrows
+    /// them. [`Entry::range`](crate::Entry::range) indexes them.
     pub fn moments_to_host(&self) -> impl Iterator<Item = (&'static str, Cow<'_, [f32]>)> {
         self.moments.iter().map(|(name, memory)| (*name, memory.to_host(0..memory.len())))
     }
@@ -64,11 +64,11 @@ impl Optimizer {
     /// Updates the parameters once, if `finite` is 1; else changes nothing, the number of updates
     /// included.
     ///
-    /// `rate` is the learning rate, which each entry's own factor multiplies. Gradients are clipped to
-    /// the norm `max_norm`, given their norm `norm`; a `max_norm` of 0 turns clipping off.
+    /// `rate` is the learning rate, which each entry's own factor multiplies. Gradients are clipped
+    /// to the norm `max_norm`, given their norm `norm`; a `max_norm` of 0 turns clipping off.
     ///
     /// # Panics
-    /// If the gradients have not the layout of the parameters.
+    /// If the gradients do not have the layout of the parameters.
     pub fn step(&mut self, parameters: &mut Parameters, gradients: &Gradients, rate: f32, max_norm: f32, norm: &Tensor, finite: &Tensor) {
         assert_eq!(gradients.flat_len(), parameters.flat_len(), "gradients of other parameters");
         match parameters.device() {
@@ -99,7 +99,8 @@ pub fn finite_flag(norm: &Tensor, losses: &[&Tensor]) -> Tensor {
     }
 }
 
-/// Updates a momentum encoder, target = momentum · target + (1 - momentum) · source, if `finite` is 1.
+/// Updates a momentum encoder, target = momentum · target + (1 - momentum) · source, if `finite` is
+/// 1.
 ///
 /// The whole flat memory of the target is updated. The source may have further parameters after it
 /// (a predictor).

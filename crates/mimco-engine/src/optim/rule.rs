@@ -12,8 +12,8 @@ pub enum Rule {
         /// Added to the root of the second moment.
         eps: f32,
     },
-    /// Stochastic gradient descent with momentum and decay added to the gradient, as PyTorch computes
-    /// it.
+    /// Stochastic gradient descent with momentum and decay added to the gradient, as PyTorch
+    /// computes it.
     Sgd {
         /// Factor of the previous update.
         momentum: f32,

@@ -1,6 +1,7 @@
-//! The operators' formulas, written out plainly in f64, beside the engine's calls; shapes are odd and end within a block.
+//! Table of cases: the operators' formulas in plain f64, each with the call of the operator. Shapes
+//! are odd and end within a block.
 
-use mimco_engine::ops::{Activation, Candidates, Contrast, DropPath, Layer, Masked, Norm, Prefix, Residual, RunningStatistics};
+use mimco_engine::ops::{Activation, ContrastiveTargets, DropPath, Layer, Masked, Norm, Positive, Prefix, Residual, RunningStatistics};
 use mimco_engine::{ParameterId, Tape, Tensor, Var};
 use std::sync::Arc;
 
@@ -10,12 +11,12 @@ type Engine = Box<dyn Fn(&mut Tape<'_>, &[Var], &[ParameterId]) -> Var>;
 /// One operator on one set of shapes.
 pub struct Case {
     pub label: String,
-    /// The values that get gradients: first `inputs` values on the tape, then the parameters.
+    /// Values that get gradients: first `inputs` values on the tape, then the parameters.
     pub arrays: Vec<Tensor>,
     pub inputs: usize,
-    /// Largest relative error of output and gradients.
+    /// Maximum relative error of output and gradients.
     pub tolerance: f64,
-    /// From the arrays to the output.
+    /// The formula, from the arrays to the output.
     pub plain: Plain,
     pub engine: Engine,
 }
@@ -34,7 +35,7 @@ impl Case {
     }
 }
 
-/// Numbers that depend on the seed alone (splitmix64).
+/// Numbers that depend only on the seed (splitmix64).
 pub struct Random(pub u64);
 
 impl Random {
@@ -45,7 +46,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// -1..1, exact in f32.
+    /// Draws from -1..1, exact in f32.
     pub fn number(&mut self) -> f32 {
         (self.bits() >> 40) as f32 / (1 << 23) as f32 - 1.0
     }
@@ -54,7 +55,7 @@ impl Random {
         (self.bits() % n as u64) as usize
     }
 
-    /// `scale` times -1..1.
+    /// Draws each element from `scale` times -1..1.
     pub fn tensor(&mut self, shape: &[usize], scale: f32) -> Tensor {
         let elements = shape.iter().product();
         let values: Vec<f32> = (0..elements).map(|_| scale * self.number()).collect();
@@ -62,7 +63,7 @@ impl Random {
     }
 }
 
-pub fn wide(values: &[f32]) -> Vec<f64> {
+pub fn to_f64(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| v as f64).collect()
 }
 
@@ -80,7 +81,7 @@ fn normal_cdf(x: f64) -> f64 {
     0.5 + sum * (-x * x / 2.0).exp() / std::f64::consts::TAU.sqrt()
 }
 
-/// Every operator, each in several shapes.
+/// Returns every operator in several shapes.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (rows, inputs, outputs) in [(530, 33, 67), (1, 1, 1), (3, 17, 129), (0, 5, 67)] {
@@ -111,21 +112,22 @@ pub fn cases() -> Vec<Case> {
         .map(|(width, inner, kept, scaled)| mlp(width, inner, kept, scaled)),
     );
     cases.extend([(45, 70, true), (45, 35, false), (1, 3, true)].map(|(rows, width, affine)| batch_norm(rows, width, affine)));
-    let shape = NceShape { groups: 3, rows: 41, candidates: 23, beside: false, owners: false, temperature: 0.2 };
+    let shape = NceShape { groups: 3, rows: 41, candidates: 23, separate: false, sample_ids: false, temperature: 0.2 };
     cases.push(info_nce(shape));
-    cases.push(info_nce(NceShape { owners: true, ..shape }));
-    cases.push(info_nce(NceShape { beside: true, ..shape }));
-    cases.push(info_nce(NceShape { beside: true, owners: true, groups: 1, ..shape }));
-    cases.push(info_nce(NceShape { beside: true, owners: true, groups: 1, candidates: 0, ..shape }));
+    cases.push(info_nce(NceShape { sample_ids: true, ..shape }));
+    cases.push(info_nce(NceShape { separate: true, ..shape }));
+    cases.push(info_nce(NceShape { separate: true, sample_ids: true, groups: 1, ..shape }));
+    cases.push(info_nce(NceShape { separate: true, sample_ids: true, groups: 1, candidates: 0, ..shape }));
     cases.push(info_nce(NceShape { candidates: 1, ..shape }));
     cases.push(info_nce(NceShape { rows: 0, ..shape }));
-    // Similarities are good to about 1e-7, logits to a hundred times that.
-    cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { owners: true, temperature: 0.01, ..shape }) });
-    cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { beside: true, temperature: 0.01, ..shape }) });
+    // Similarities are accurate to about 1e-7, logits to a hundred times that.
+    cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { sample_ids: true, temperature: 0.01, ..shape }) });
+    cases.push(Case { tolerance: 3e-5, ..info_nce(NceShape { separate: true, temperature: 0.01, ..shape }) });
     cases.extend([13, 0].map(l1));
     cases.push(select_rows());
     cases.extend([1, 3].map(mean_tokens));
     cases.push(weighted_sum());
+    cases.extend([13, 0].map(mean_square));
     cases
 }
 
@@ -201,16 +203,16 @@ fn attention(heads: usize, size: usize, offsets: &[usize]) -> Case {
     )
 }
 
-/// Pixels beyond the last whole patch are left out, as a convolution does.
+/// Pixels after the last whole patch are ignored, as in a convolution.
 fn patch_embed(batch: usize, height: usize, width: usize, masked: bool) -> Case {
     const PATCH: usize = 4;
     const OUTPUTS: usize = 70;
     let (mean, std) = ([0.5f32, 0.4, 0.3], [0.2f32, 0.25, 0.3]);
     let mut random = Random(4);
     let images = random.tensor(&[batch, 3, height, width], 1.0);
-    let pixels = wide(images.data());
-    let hidden: Vec<bool> = (0..batch * (height / PATCH) * (width / PATCH)).map(|place| masked && place % 5 < 3).collect();
-    let out = hidden.clone();
+    let pixels = to_f64(&images.to_host());
+    let mask: Vec<bool> = (0..batch * (height / PATCH) * (width / PATCH)).map(|position| masked && position % 5 < 3).collect();
+    let left_out = mask.clone();
     Case::new(
         format!("patch_embed {height}x{width}, masked {masked}"),
         vec![],
@@ -221,7 +223,7 @@ fn patch_embed(batch: usize, height: usize, width: usize, masked: bool) -> Case 
             for (image, token, output) in
                 (0..batch).flat_map(|b| (0..down * across).flat_map(move |t| (0..OUTPUTS).map(move |o| (b, t, o))))
             {
-                if out[image * down * across + token] {
+                if left_out[image * down * across + token] {
                     continue;
                 }
                 let mut sum = a[1][output];
@@ -237,7 +239,7 @@ fn patch_embed(batch: usize, height: usize, width: usize, masked: bool) -> Case 
         },
         move |tape, _, p| {
             let layer = Layer { weight: p[0], bias: Some(p[1]) };
-            tape.patch_embed(&images, &mean, &std, layer, masked.then_some(&hidden))
+            tape.patch_embed(&images, &mean, &std, layer, masked.then_some(&mask))
         },
     )
 }
@@ -245,9 +247,9 @@ fn patch_embed(batch: usize, height: usize, width: usize, masked: bool) -> Case 
 fn tokens(masked: bool, registers: usize) -> Case {
     let (batch, count, width) = (3, 5, 19);
     let mut random = Random(5);
-    let places: Arc<[bool]> = (0..batch * count).map(|i| masked && i % 3 != 1).collect();
-    let hidden = places.clone();
-    // The class token, positions, registers, the mask token: those that are there.
+    let mask: Arc<[bool]> = (0..batch * count).map(|i| masked && i % 3 != 1).collect();
+    let is_masked = mask.clone();
+    // Class token and positions, then registers and mask token if the case has them.
     let mut parameters = vec![random.tensor(&[1, 1, width], 1.0), random.tensor(&[1, count + 1, width], 1.0)];
     parameters.extend((registers > 0).then(|| random.tensor(&[1, registers, width], 1.0)));
     parameters.extend(masked.then(|| random.tensor(&[1, 1, width], 1.0)));
@@ -257,7 +259,7 @@ fn tokens(masked: bool, registers: usize) -> Case {
         vec![random.tensor(&[batch * count, width], 1.0)],
         parameters,
         move |a| {
-            let patch = |place: usize, i: usize| if hidden[place] { a[mask_token][i] } else { a[0][place * width + i] };
+            let patch = |position: usize, i: usize| if is_masked[position] { a[mask_token][i] } else { a[0][position * width + i] };
             let element = |image: usize, token: usize, i: usize| match token {
                 0 => a[1][i] + a[2][i],
                 _ if token <= registers => a[3][(token - 1) * width + i],
@@ -268,15 +270,15 @@ fn tokens(masked: bool, registers: usize) -> Case {
         },
         move |tape, x, p| {
             let prefix = Prefix { class: p[0], registers: (registers > 0).then(|| p[2]) };
-            let masked = masked.then(|| Masked { token: p[mask_token - 1], places: places.clone() });
-            let seen: Arc<[usize]> = (0..batch * count).filter(|&place| !places[place]).collect();
-            let patches = tape.select_rows(&x[0], &seen);
+            let masked = masked.then(|| Masked { token: p[mask_token - 1], masked: mask.clone() });
+            let visible: Arc<[usize]> = (0..batch * count).filter(|&position| !mask[position]).collect();
+            let patches = tape.select_rows(&x[0], &visible);
             tape.tokens(&patches, batch, prefix, p[1], masked)
         },
     )
 }
 
-/// Which of images of 40, 0, 1 and 29 rows keep a branch.
+/// Which images, of 40, 0, 1 and 29 rows, keep a branch.
 #[derive(Clone, Copy, Debug)]
 enum Kept {
     All,
@@ -294,7 +296,7 @@ impl Kept {
         (0..70).filter(|&row| self.scale(row) != 0.0).collect()
     }
 
-    /// Of the branch of a row.
+    /// Factor of the branch of a row.
     fn scale(self, row: usize) -> f64 {
         match self {
             Kept::All => 1.0,
@@ -332,7 +334,7 @@ fn norm(p: &[ParameterId]) -> Norm {
     Norm { weight: p[0], bias: p[1], eps: EPS }
 }
 
-/// Rows of x normalised, with weight and bias.
+/// Normalizes the rows of x, with weight and bias.
 fn normal(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let width = weight.len();
     let row = |x: &[f64]| -> Vec<f64> {
@@ -343,7 +345,7 @@ fn normal(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     x.chunks(width).flat_map(row).collect()
 }
 
-/// Rows of x times Wᵀ, plus b.
+/// Multiplies the rows of x by Wᵀ and adds b.
 fn affine(x: &[f64], weight: &[f64], bias: &[f64]) -> Vec<f64> {
     let inputs = weight.len() / bias.len();
     let row = |x: &[f64]| -> Vec<f64> { bias.iter().zip(weight.chunks(inputs)).map(|(b, w)| dot(x, w) + b).collect() };
@@ -362,7 +364,8 @@ fn norm_linear(rows: usize, inputs: usize, outputs: usize) -> Case {
     )
 }
 
-/// x + s (norm(x) W₁ᵀ W₂ᵀ), a branch's beginning and its end, which share the stream and its gradient.
+/// x + s (norm(x) W₁ᵀ W₂ᵀ): the first and last operator of a branch, which share the stream and its
+/// gradient.
 fn branch(kept: Kept) -> Case {
     let (width, inner) = (13, 37);
     let mut random = Random(17);
@@ -384,7 +387,7 @@ fn branch(kept: Kept) -> Case {
     )
 }
 
-/// Twice over, so that a value has two readers whose gradients come to one sum.
+/// Two branches in sequence, so that a value has two readers whose gradients are added.
 fn mlp(width: usize, inner: usize, kept: Kept, scaled: bool) -> Case {
     let mut random = Random(7);
     let mut shapes = vec![vec![width], vec![width], vec![inner, width], vec![inner], vec![width, inner], vec![width]];
@@ -425,8 +428,8 @@ fn batch_norm(rows: usize, width: usize, affine: bool) -> Case {
             let column = |i: usize| (0..rows).map(move |row| a[0][row * width + i]);
             let mean: Vec<f64> = (0..width).map(|i| column(i).sum::<f64>() / rows as f64).collect();
             let variance = |i: usize| column(i).map(|x| (x - mean[i]).powi(2)).sum::<f64>() / rows as f64;
-            let deviation: Vec<f64> = (0..width).map(|i| (variance(i) + 1e-5).sqrt()).collect();
-            let normal = |i: usize| (a[0][i] - mean[i % width]) / deviation[i % width];
+            let std: Vec<f64> = (0..width).map(|i| (variance(i) + 1e-5).sqrt()).collect();
+            let normal = |i: usize| (a[0][i] - mean[i % width]) / std[i % width];
             let y = |i: usize| if affine { (normal(i) * a[1][i % width] + a[2][i % width]).max(0.0) } else { normal(i) };
             (0..rows * width).map(y).collect()
         },
@@ -440,23 +443,23 @@ fn batch_norm(rows: usize, width: usize, affine: bool) -> Case {
 #[derive(Clone, Copy, Debug)]
 struct NceShape {
     groups: usize,
-    /// Of each group.
+    /// Rows of each group.
     rows: usize,
     candidates: usize,
-    beside: bool,
-    owners: bool,
+    separate: bool,
+    sample_ids: bool,
     temperature: f32,
 }
 
 fn info_nce(shape: NceShape) -> Case {
-    let NceShape { groups, rows, candidates, beside, temperature, .. } = shape;
+    let NceShape { groups, rows, candidates, separate, temperature, .. } = shape;
     let width = 19;
     let mut random = Random(9);
     let keys = random.tensor(&[groups, candidates, width], 2.0);
     let positives = random.tensor(&[groups * rows, width], 2.0);
     let targets: Vec<u32> = (0..groups * rows).map(|_| random.below(candidates.max(1)) as u32).collect();
-    let owners: [Vec<u64>; 2] = [groups * rows, candidates].map(|n| (0..n).map(|_| random.below(7) as u64).collect());
-    let (k, p, place, owner) = (wide(keys.data()), wide(positives.data()), targets.clone(), owners.clone());
+    let ids: [Vec<u64>; 2] = [groups * rows, candidates].map(|n| (0..n).map(|_| random.below(7) as u64).collect());
+    let (k, p, target_of, id) = (to_f64(&keys.to_host()), to_f64(&positives.to_host()), targets.clone(), ids.clone());
     Case::new(
         format!("info_nce {shape:?}"),
         vec![random.tensor(&[groups * rows, width], 0.7)],
@@ -468,18 +471,18 @@ fn info_nce(shape: NceShape) -> Case {
             };
             let key = |row: usize, j: usize| &k[(row / rows * candidates + j) * width..][..width];
             let loss = |row: usize| {
-                let target = place[row] as usize;
-                let kept = |j: &usize| !shape.owners || owner[0][row] != owner[1][*j] || (!beside && *j == target);
+                let target = target_of[row] as usize;
+                let kept = |j: &usize| !shape.sample_ids || id[0][row] != id[1][*j] || (!separate && *j == target);
                 let negatives = (0..candidates).filter(kept).map(|j| logit(row, key(row, j)).exp()).sum::<f64>();
-                let positive = logit(row, if beside { &p[row * width..][..width] } else { key(row, target) });
-                (negatives + if beside { positive.exp() } else { 0.0 }).ln() - positive
+                let positive = logit(row, if separate { &p[row * width..][..width] } else { key(row, target) });
+                (negatives + if separate { positive.exp() } else { 0.0 }).ln() - positive
             };
             vec![(0..groups * rows).map(loss).sum::<f64>() / ((groups * rows).max(1)) as f64]
         },
         move |tape, x, _| {
-            let candidates = if beside { Candidates::Beside(&positives) } else { Candidates::Among(&targets) };
-            let owners = shape.owners.then_some((&owners[0][..], &owners[1][..]));
-            tape.info_nce(&x[0], &Contrast { keys: &keys, candidates, owners, temperature }).0
+            let positive = if separate { Positive::Separate(&positives) } else { Positive::InKeys(&targets) };
+            let sample_ids = shape.sample_ids.then_some((&ids[0][..], &ids[1][..]));
+            tape.info_nce(&x[0], &ContrastiveTargets { keys: &keys, positive, sample_ids, temperature }).0
         },
     )
 }
@@ -487,11 +490,12 @@ fn info_nce(shape: NceShape) -> Case {
 fn l1(rows: usize) -> Case {
     let mut random = Random(10);
     let target = random.tensor(&[rows, 7], 1.0);
-    let mut prediction = random.tensor(&[rows, 7], 1.0);
+    let mut prediction = random.tensor(&[rows, 7], 1.0).to_host().into_owned();
     if rows > 0 {
-        prediction.data_mut()[9] = target.data()[9]; // gradient 0, of the central difference too
+        prediction[9] = target.to_host()[9]; // gradient 0, of the central difference too
     }
-    let t = wide(target.data());
+    let prediction = Tensor::from_slice([rows, 7], &prediction);
+    let t = to_f64(&target.to_host());
     Case::new(
         format!("l1 of {rows} rows"),
         vec![prediction],
@@ -513,12 +517,12 @@ fn select_rows() -> Case {
     )
 }
 
-/// Images of 5, 1, 0 and 9 rows; without a row beside the first the mean is 0.
+/// Images of 5, 1, 0 and 9 rows; an image without patch tokens has the mean 0.
 fn mean_tokens(prefix: usize) -> Case {
     let ends = [0, 5, 6, 6, 15];
     let offsets: Arc<[usize]> = ends.into();
     Case::new(
-        format!("mean_tokens behind {prefix}"),
+        format!("mean_tokens after {prefix}"),
         vec![Random(12).tensor(&[15, 21], 1.0)],
         vec![],
         move |a| {
@@ -540,5 +544,15 @@ fn weighted_sum() -> Case {
         vec![],
         |a| vec![0.5 * a[0][0] - 2.0 * a[1][0] + 0.25 * a[2][0]],
         |tape, x, _| tape.weighted_sum(&[(x[0].clone(), 0.5), (x[1].clone(), -2.0), (x[2].clone(), 0.25)]),
+    )
+}
+
+fn mean_square(rows: usize) -> Case {
+    Case::new(
+        format!("mean_square of {rows} rows"),
+        vec![Random(14).tensor(&[rows, 7], 1.0)],
+        vec![],
+        |a| vec![a[0].iter().map(|x| (x - 0.5).powi(2)).sum::<f64>() / a[0].len().max(1) as f64],
+        |tape, x, _| tape.mean_square(&x[0], 0.5),
     )
 }

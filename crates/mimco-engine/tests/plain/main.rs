@@ -1,29 +1,31 @@
-//! Every operator against a plain implementation of its formula in f64 (cases.rs): its forward pass directly, its backward pass
-//! against central differences of the plain one, which in f64 are good to about ten digits. On the same cases: equal bits for any
-//! number of threads, and no NaN that is lost on the way.
+//! Every operator against a plain implementation of its formula in f64 (cases.rs).
+//!
+//! The forward pass is compared directly, the backward pass with central differences of the plain
+//! formula, which in f64 are accurate to about ten digits. The same cases test that the bits are
+//! equal for any number of threads and that NaN is never lost.
 
 mod cases;
 
-use cases::{Case, EPS, Random, cases, wide};
+use cases::{Case, EPS, Random, cases, to_f64};
 use mimco_engine::cpu::threads::set_threads;
 use mimco_engine::ops::{Activation, DropPath, Layer, Norm, Residual, RunningStatistics, layer_norm_plain};
 use mimco_engine::{Parameters, Precision, Tape, Tensor, Var};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The tests take turns, so that each has the workers and the recycled buffers to itself.
+/// Lets one test run at a time, so that each has the workers and the recycled buffers to itself.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What an operator yields.
-struct Yield {
+/// Results of an operator.
+struct Outcome {
     output: Vec<f32>,
-    /// Of the case's arrays, for the output's gradient `seed(output.len())`.
+    /// Gradients of the case's arrays, for the output's gradient `seed(output.len())`.
     gradients: Vec<Vec<f32>>,
 }
 
-impl Yield {
+impl Outcome {
     fn all(&self) -> impl Iterator<Item = f32> {
         self.gradients.iter().flatten().chain(&self.output).copied()
     }
@@ -37,49 +39,49 @@ fn seed(len: usize) -> Tensor {
     Random(99).tensor(&[len], 1.0)
 }
 
-fn run(case: &Case, arrays: &[Tensor]) -> Yield {
+fn run(case: &Case, arrays: &[Tensor]) -> Outcome {
     run_in(Precision::F32, case, arrays)
 }
 
-fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Yield {
+fn run_in(precision: Precision, case: &Case, arrays: &[Tensor]) -> Outcome {
     let mut parameters = Parameters::new();
     parameters.set_precision(precision);
     let ids: Vec<_> = arrays[case.inputs..].iter().map(|array| parameters.add("parameter", array.dims())).collect();
     for (id, array) in ids.iter().zip(&arrays[case.inputs..]) {
-        parameters.get_mut(*id).copy_from_slice(array.data());
+        parameters.update_on_host(*id, |to| to.copy_from_slice(&array.to_host()));
     }
     let constants: Vec<Var> = arrays[..case.inputs].iter().map(|array| Var::constant(array.clone())).collect();
     let inference = (case.engine)(&mut Tape::inference(&parameters), &constants, &ids);
 
-    let mut found = Yield { output: Vec::new(), gradients: vec![Vec::new(); arrays.len()] };
-    // One leaf's gradient comes back a pass: each input takes its turn.
+    let mut found = Outcome { output: Vec::new(), gradients: vec![Vec::new(); arrays.len()] };
+    // A backward pass returns one leaf's gradient, so each input is the leaf of one pass.
     for wanted in 0..case.inputs.max(1) {
         let mut tape = Tape::recording(&parameters);
         let leaves: Vec<Var> = arrays[..case.inputs].iter().map(|array| tape.leaf(array.clone())).collect();
         let output = (case.engine)(&mut tape, &leaves, &ids);
-        let value = output.value.to_f32();
-        let same = value.data().iter().zip(inference.value.to_f32().data()).all(|(a, b)| a.to_bits() == b.to_bits());
+        let value = output.value.to_host();
+        let same = value.iter().zip(&inference.value.to_host()[..]).all(|(a, b)| a.to_bits() == b.to_bits());
         assert!(same, "{}: inference and training differ", case.label);
-        // Gradients are added to what is there.
-        let mut gradients = parameters.zeros_like();
-        gradients.fill(1.0);
-        let dx = tape.backward(&output, seed(value.elements()), &mut gradients, leaves.get(wanted));
+        // Backward passes add to the gradients.
+        let mut gradients = parameters.gradients();
+        ids.iter().for_each(|id| gradients.update_on_host(*id, |g| g.fill(1.0)));
+        let dx = tape.backward(&output, seed(value.len()), &mut gradients, leaves.get(wanted));
         if wanted < case.inputs {
-            let nothing = || vec![0.0; arrays[wanted].data().len()];
-            found.gradients[wanted] = dx.map_or_else(nothing, |dx| dx.data().to_vec());
+            let nothing = || vec![0.0; arrays[wanted].elements()];
+            found.gradients[wanted] = dx.map_or_else(nothing, |dx| dx.to_host().to_vec());
         }
         for (i, id) in ids.iter().enumerate() {
-            let gradient = &gradients[parameters.entry(*id).range.clone()];
-            found.gradients[case.inputs + i] = gradient.iter().map(|g| g - 1.0).collect();
+            found.gradients[case.inputs + i] = gradients.to_host(*id).iter().map(|g| g - 1.0).collect();
         }
-        found.output = value.data().to_vec();
+        found.output = value.to_vec();
     }
     found
 }
 
-/// Before the run another on NaN alone: any stale element of a recycled buffer that is read would show.
-fn run_in_dirty_buffers(precision: Precision, case: &Case) -> Yield {
-    let dirty: Vec<Tensor> = case.arrays.iter().map(|a| Tensor::from_slice(a.dims(), &vec![f32::NAN; a.data().len()])).collect();
+/// Runs the case on NaN first, so that an element of a recycled buffer that is read but never
+/// written makes the result NaN.
+fn run_in_dirty_buffers(precision: Precision, case: &Case) -> Outcome {
+    let dirty: Vec<Tensor> = case.arrays.iter().map(|a| Tensor::from_slice(a.dims(), &vec![f32::NAN; a.elements()])).collect();
     run_in(precision, case, &dirty);
     run_in(precision, case, &case.arrays)
 }
@@ -91,7 +93,7 @@ fn norm(values: impl IntoIterator<Item = f64>) -> f64 {
 fn check(label: &str, found: &[f32], expected: &[f64], tolerance: f64) {
     assert_eq!(found.len(), expected.len(), "{label}: number of elements");
     let (difference, size) = (norm(found.iter().zip(expected).map(|(&a, b)| a as f64 - b)), norm(expected.iter().copied()));
-    // Below 1e-12 lies what f64 leaves of a 0.
+    // The error of an f64 sum that is 0 is below 1e-12.
     assert!(difference <= tolerance * size + 1e-12, "{label}: {difference:e} off of {size:e}");
 }
 
@@ -99,7 +101,7 @@ fn check(label: &str, found: &[f32], expected: &[f64], tolerance: f64) {
 fn forward_is_the_plain_formula() {
     let _turn = turn();
     for case in cases() {
-        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
+        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| to_f64(&a.to_host())).collect();
         check(&case.label, &run_in_dirty_buffers(Precision::F32, &case).output, &(case.plain)(&arrays), case.tolerance);
     }
 }
@@ -110,12 +112,12 @@ fn backward_is_the_difference_quotient() {
     let _turn = turn();
     for case in cases() {
         let found = run_in_dirty_buffers(Precision::F32, &case);
-        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
-        let seed = wide(seed(found.output.len()).data());
+        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| to_f64(&a.to_host())).collect();
+        let seed = to_f64(&seed(found.output.len()).to_host());
         let mut random = Random(77);
         for (which, gradient) in found.gradients.iter().enumerate() {
             for _ in 0..3 {
-                let direction = wide(random.tensor(&[gradient.len()], 1.0).data());
+                let direction = to_f64(&random.tensor(&[gradient.len()], 1.0).to_host());
                 let [above, below] = [STEP, -STEP].map(|step| {
                     let mut moved = arrays.clone();
                     moved[which].iter_mut().zip(&direction).for_each(|(a, d)| *a += step * d);
@@ -123,7 +125,8 @@ fn backward_is_the_difference_quotient() {
                 });
                 let expected = (above - below) / (2.0 * STEP);
                 let along: f64 = gradient.iter().zip(&direction).map(|(&g, d)| g as f64 * d).sum();
-                // A random direction sees an error anywhere at about its own size; 1e-9 is the quotient's.
+                // An error anywhere changes the derivative along a random direction by about its
+                // own size; 1e-9 is the error of the quotient.
                 let bound = case.tolerance * norm(gradient.iter().map(|&g| g as f64)) + 1e-9;
                 assert!((along - expected).abs() <= bound, "{}, array {which}: {along} for {expected}, bound {bound:e}", case.label);
             }
@@ -143,7 +146,8 @@ fn any_number_of_threads_yields_the_same_bits() {
     }
 }
 
-/// A training step is skipped where its loss or gradient is not finite, so neither may hide a value that is not.
+/// A training step is skipped if its loss or gradient is not finite, so neither may hide such a
+/// value.
 #[test]
 fn values_that_are_not_finite_show_in_output_or_gradients() {
     let _turn = turn();
@@ -156,7 +160,9 @@ fn values_that_are_not_finite_show_in_output_or_gradients() {
                 let infinities = if which < case.inputs { &[f32::INFINITY, f32::NEG_INFINITY][..] } else { &[] };
                 for &value in infinities.iter().chain(&[f32::NAN]) {
                     let mut arrays = case.arrays.clone();
-                    arrays[which].data_mut()[place] = value;
+                    let mut elements = arrays[which].to_host().into_owned();
+                    elements[place] = value;
+                    arrays[which] = Tensor::from_slice(arrays[which].dims(), &elements);
                     let shows = run_in(precision, case, &arrays).all().any(|v| !v.is_finite());
                     assert!(shows, "{}, {precision:?}: {value} at {place} of array {which}", case.label);
                 }
@@ -169,9 +175,9 @@ fn values_that_are_not_finite_show_in_output_or_gradients() {
 fn layer_norm_plain_is_the_one_without_weight_and_bias() {
     let _turn = turn();
     for case in cases().iter().filter(|case| case.label.starts_with("layer_norm")) {
-        let width = case.arrays[1].data().len();
-        let plain = (case.plain)(&[wide(case.arrays[0].data()), vec![1.0; width], vec![0.0; width]]);
-        check(&case.label, layer_norm_plain(&case.arrays[0], EPS).data(), &plain, 2e-6);
+        let width = case.arrays[1].elements();
+        let plain = (case.plain)(&[to_f64(&case.arrays[0].to_host()), vec![1.0; width], vec![0.0; width]]);
+        check(&case.label, &layer_norm_plain(&case.arrays[0], EPS).to_host(), &plain, 2e-6);
     }
 }
 
@@ -186,25 +192,26 @@ fn running_statistics_follow_the_unbiased_variance() {
         let x = Random(step).tensor(&[rows, width], 2.0);
         Tape::inference(&parameters).batch_norm(&Var::constant(x.clone()), None, false, &mut running);
         for i in 0..width {
-            let column: Vec<f64> = (0..rows).map(|row| x.data()[row * width + i] as f64).collect();
+            let column: Vec<f64> = (0..rows).map(|row| x.to_host()[row * width + i] as f64).collect();
             let m = column.iter().sum::<f64>() / rows as f64;
             mean[i] = 0.9 * mean[i] + 0.1 * m;
             variance[i] = 0.9 * variance[i] + 0.1 * column.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (rows - 1) as f64;
         }
     }
-    check("mean", &running.mean, &mean, 2e-6);
-    check("variance", &running.variance, &variance, 2e-6);
+    check("mean", &running.mean_to_host(), &mean, 2e-6);
+    check("variance", &running.variance_to_host(), &variance, 2e-6);
 }
 
-/// Two blocks of a transformer, their parts recomputed or kept: output, the input's gradient, the parameters'.
-fn blocks(precision: Precision, recompute: bool) -> Yield {
+/// Runs two blocks of a transformer, recomputed or kept. Returns the output and the gradients of
+/// input and parameters.
+fn blocks(precision: Precision, recompute: bool) -> Outcome {
     let (rows, width) = (55, 20);
     let mut random = Random(21);
     let mut parameters = Parameters::new();
     let [scale, shift, qkv, projection, first, second] =
         [vec![width], vec![width], vec![3 * width, width], vec![width, width], vec![32, width], vec![width, 32]]
             .map(|shape| parameters.add("parameter", &shape));
-    parameters.flat_mut().iter_mut().for_each(|p| *p = random.number());
+    parameters.update_flat_on_host(|flat| flat.iter_mut().for_each(|p| *p = random.number()));
     parameters.set_precision(precision);
     let x = random.tensor(&[rows, width], 1.0);
     let offsets: Arc<[usize]> = [0, 30, 31, rows].into();
@@ -226,10 +233,10 @@ fn blocks(precision: Precision, recompute: bool) -> Yield {
         };
         output = if recompute { tape.recompute(&output, block) } else { block(&mut tape, &output) };
     }
-    let mut gradients = parameters.zeros_like();
+    let mut gradients = parameters.gradients();
     let dx = tape.backward(&output, seed(rows * width), &mut gradients, Some(&leaf)).unwrap();
-    assert!(dx.data().iter().all(|d| *d != 0.0));
-    Yield { output: output.value.data().to_vec(), gradients: vec![dx.data().to_vec(), gradients.to_vec()] }
+    assert!(dx.to_host().iter().all(|d| *d != 0.0));
+    Outcome { output: output.value.to_host().to_vec(), gradients: vec![dx.to_host().to_vec(), gradients.flat_to_host().to_vec()] }
 }
 
 #[test]
@@ -245,31 +252,32 @@ fn recomputation_and_threads_yield_the_same_bits() {
     }
 }
 
-/// bf16 keeps eight bits: each number is off by up to 1 in 512, a sum of many by as much of its size.
+/// bf16 has eight bits: each number is off by up to 1 in 512, a sum of many by as much of its size.
 #[test]
 fn bf16_is_near_single_precision() {
     let _turn = turn();
-    let (single, half) = (blocks(Precision::F32, false), blocks(Precision::Bf16, false));
-    check("output", &half.output, &wide(&single.output), 0.01);
-    for (label, half, single) in
-        [("input", &half.gradients[0], &single.gradients[0]), ("parameters", &half.gradients[1], &single.gradients[1])]
+    let (single, bf16) = (blocks(Precision::F32, false), blocks(Precision::Bf16, false));
+    check("output", &bf16.output, &to_f64(&single.output), 0.01);
+    for (label, bf16, single) in
+        [("input", &bf16.gradients[0], &single.gradients[0]), ("parameters", &bf16.gradients[1], &single.gradients[1])]
     {
-        check(label, half, &wide(single), 0.02);
+        check(label, bf16, &to_f64(single), 0.02);
     }
-    assert!(half.output != single.output);
+    assert!(bf16.output != single.output);
 }
 
-/// Every operator with products in bf16 and its own tensors in f32: within what the rounding of the factors explains.
+/// Runs every operator with products in bf16 and tensors in f32; the error is bounded by the
+/// rounding of the factors.
 #[test]
 fn operators_in_bf16_are_near_the_plain_formula() {
     let _turn = turn();
     for case in cases() {
         let found = run_in_dirty_buffers(Precision::Bf16, &case);
-        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| wide(a.data())).collect();
+        let arrays: Vec<Vec<f64>> = case.arrays.iter().map(|a| to_f64(&a.to_host())).collect();
         check(&case.label, &found.output, &(case.plain)(&arrays), 0.01);
         let single = run(&case, &case.arrays);
-        for (which, (half, single)) in found.gradients.iter().zip(&single.gradients).enumerate() {
-            check(&format!("{}, array {which}", case.label), half, &wide(single), 0.02);
+        for (which, (bf16, single)) in found.gradients.iter().zip(&single.gradients).enumerate() {
+            check(&format!("{}, array {which}", case.label), bf16, &to_f64(single), 0.02);
         }
     }
 }
@@ -285,8 +293,8 @@ fn frozen_parameters_get_no_gradient() {
         let leaves: Vec<Var> = case.arrays[..case.inputs].iter().map(|array| tape.leaf(array.clone())).collect();
         let output = (case.engine)(&mut tape, &leaves, &ids);
         assert_eq!(output.node().is_some(), case.inputs > 0, "{}: recorded only where something wants a gradient", case.label);
-        let mut gradients = parameters.zeros_like();
-        tape.backward(&output, seed(output.value.data().len()), &mut gradients, None);
-        assert!(gradients.iter().all(|g| *g == 0.0), "{}", case.label);
+        let mut gradients = parameters.gradients();
+        tape.backward(&output, seed(output.value.elements()), &mut gradients, None);
+        assert!(gradients.flat_to_host().iter().all(|g| *g == 0.0), "{}", case.label);
     }
 }

@@ -1,8 +1,8 @@
 //! bf16 products on AMX, which has eight registers of 16 rows of 64 bytes.
 //!
-//! A block of 32 x 32 sums takes four registers. Each step along the inner dimension loads two tiles
-//! of rows and two of the panel for four products. The instructions have no stable intrinsics yet, so
-//! they are written in assembly.
+//! A block of 32 x 32 sums takes four registers. Each step along the inner dimension loads two
+//! tiles of rows and two of the panel for four products. The instructions have no stable intrinsics
+//! yet, so they are written in assembly.
 
 use super::layout::{PANEL, SIDE, SLAB};
 use super::strips::Strips;
@@ -62,7 +62,8 @@ fn configure() {
 }
 
 /// Maximum of steps of 16 words in one turn over the rows: 16 KiB of the panel. They stay in the
-/// first-level cache while as much of 32 rows is read from the second and 4 KiB of sums are updated.
+/// first-level cache while as much of 32 rows is read from the second and 4 KiB of sums are
+/// updated.
 const STEPS: usize = 8;
 
 /// Computes product [rows, 32] = the strips' rows times the panel. Writes `rows` rounded up to a
@@ -82,9 +83,9 @@ pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &m
         for (pair, product) in product.chunks_mut(2 * SLAB).enumerate().take(rows.div_ceil(2 * SIDE)) {
             let whole = rows > (2 * pair + 1) * SIDE && product.len() == 2 * SLAB;
             let (first, product, begun) = (words(2 * pair), product.as_mut_ptr(), first_step > 0);
-            // SAFETY: `Strips::from` has checked that each strip has `steps` tiles of sixteen rows, of
-            // which `part` from `first_step` on are read. The panel has as many slabs of 2 KiB, and the
-            // product one or two times 16 rows of 128 bytes.
+            // SAFETY: `Strips::from` has checked that each strip has `steps` tiles of sixteen rows,
+            // of which `part` from `first_step` on are read. The panel has as many slabs of 2 KiB,
+            // and the product one or two times 16 rows of 128 bytes.
             unsafe {
                 match (whole, begun) {
                     (true, false) => block([first, words(2 * pair + 1)], strips, panel, part, product),
@@ -101,8 +102,8 @@ pub(super) fn tiles(strips: &Strips<'_>, panel: &[u32], rows: usize, product: &m
 macro_rules! block {
     ($name:ident, $($begin:literal),+) => {
         /// # Safety
-        /// Each pointer has `steps` tiles, the panel as many slabs, and the product 32 rows; the tile
-        /// registers are configured.
+        /// Each pointer has `steps` tiles, the panel as many slabs, and the product 32 rows; the
+        /// tile registers are configured.
         unsafe fn $name(a: [*const u32; 2], strips: &Strips<'_>, panel: &[u32], steps: usize, product: *mut f32) {
             // SAFETY: ensured by the caller; only the registers named are changed.
             unsafe {

@@ -1,7 +1,7 @@
 //! An emulator of the six AMX instructions of the kernel, for tests on machines without AMX.
 //!
-//! Instructions that the CPU refuses are decoded and executed as Intel's manual (volume 2) describes
-//! them, so that the kernel's instructions, addresses and loops can be tested anywhere.
+//! Instructions that the CPU refuses are decoded and executed as Intel's manual (volume 2)
+//! describes them, so that the kernel's instructions, addresses and loops can be tested anywhere.
 
 use crate::element::Element;
 use half::bf16;

@@ -48,8 +48,8 @@ impl Kernel {
         precision == Precision::Bf16 && self == Kernel::Amx
     }
 
-    /// Computes product [rows, 32] = the strips' rows times the panel. Rows up to the next multiple of
-    /// 16 may be written.
+    /// Computes product [rows, 32] = the strips' rows times the panel. Rows up to the next multiple
+    /// of 16 may be written.
     pub fn tiles(self, precision: Precision, strips: &Strips<'_>, panel: &[u32], rows: usize, product: &mut [f32]) {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if precision == Precision::Bf16 && self == Kernel::Amx {
@@ -82,8 +82,9 @@ fn avx512(strips: &Strips<'_>, i: usize, panel: &[u32], rows: usize, product: &m
         let mut sums = [[_mm512_setzero_ps(); 2]; HALF];
         for (tile, panel) in panel.iter().enumerate() {
             for inner in 0..SIDE {
-                // SAFETY: a slab has 512 words, of which 32 from 32 · inner are read. `Strips::from` has
-                // checked that the words of sixteen rows and of the panel's slabs are in the strip.
+                // SAFETY: a slab has 512 words, of which 32 from 32 · inner are read.
+                // `Strips::from` has checked that the words of sixteen rows and of the panel's
+                // slabs are in the strip.
                 unsafe {
                     let b = [0, 16].map(|i| {
                         let words = _mm512_loadu_si512(panel.as_ptr().add(inner * PANEL + i).cast());
@@ -150,8 +151,8 @@ impl<const BF16: bool> Loops<'_, BF16> {
                         let b = [panel[inner * registers + column], panel[inner * registers + column + 1]];
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let place = (group * ROWS + row) * self.strips.row + tile * self.strips.tile + inner * self.strips.inner;
-                            // SAFETY: `Strips::from` has checked that the words of sixteen rows and of the
-                            // panel's slabs are in the strip.
+                            // SAFETY: `Strips::from` has checked that the words of sixteen rows and
+                            // of the panel's slabs are in the strip.
                             let a = simd.splat_u32s(unsafe { *words.add(place) });
                             for i in 0..2 {
                                 sums[i] = if BF16 {

@@ -1,10 +1,10 @@
 //! Matrix products c = a·b of f32 or bf16 factors with f32 sums, whose result is handed over in
 //! tiles while it is in cache.
 //!
-//! The right factor b is packed once into [`Panels`]. The left factor a ([`Left`]) is read in place,
-//! or packed by blocks of rows while they are in cache and rounded if the product is in bf16. Each
-//! panel of a block of rows is computed in one [`Tile`] of f32. The caller adds bias, activation or
-//! residual and stores the tile before it leaves the first-level cache.
+//! The right factor b is packed once into [`Panels`]. The left factor a ([`Left`]) is read in
+//! place, or packed by blocks of rows while they are in cache and rounded if the product is in
+//! bf16. Each panel of a block of rows is computed in one [`Tile`] of f32. The caller adds bias,
+//! activation or residual and stores the tile before it leaves the first-level cache.
 //!
 //! ```text
 //!        a [rows, inner]              b [inner, columns]           c [rows, columns]
@@ -24,14 +24,15 @@
 //! - **word**: 32 bits along the inner dimension, one f32 or two neighbors in bf16. AMX and
 //!   AVX512-BF16 multiply words; the portable loop splits them by a shift and a mask. One packing
 //!   thus serves every kernel.
-//! - **panel**: 32 columns ([`PANEL`]) of a packed matrix; row by row, 32 words for each word of the
-//!   inner dimension.
+//! - **panel**: 32 columns ([`PANEL`]) of a packed matrix; row by row, 32 words for each word of
+//!   the inner dimension.
 //! - **slab**: 16 rows of words of a panel, the unit of packing.
 //! - **strip**: 16 rows of the left factor as a kernel reads them.
 //! - **tile** of the left factor: 16 words of each row of a strip.
 //! - **sheet**: the part of a product under one panel, rows of 32 f32. A [`Tile`] is the sheet of a
 //!   block of rows; [`product_in_sheets`] writes all sheets one after the other.
-//! - **block**: rows of the left factor that stay in the second-level cache, the work of one thread.
+//! - **block**: rows of the left factor that stay in the second-level cache, the work of one
+//!   thread.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;

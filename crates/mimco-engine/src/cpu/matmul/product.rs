@@ -1,5 +1,5 @@
-//! The drivers of a product: blocks of rows for the threads, passes over the inner dimension, and the
-//! choice of the kernel.
+//! The drivers of a product: blocks of rows for the threads, passes over the inner dimension, and
+//! the choice of the kernel.
 
 use super::kernel::Kernel;
 use super::layout::{PANEL, SIDE};
@@ -14,8 +14,8 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-/// Words of the inner dimension in a pass of [`product_in_parts`]: few enough for a panel of them to
-/// stay in the second-level cache.
+/// Words of the inner dimension in a pass of [`product_in_parts`]: few enough for a panel of them
+/// to stay in the second-level cache.
 const PASS: usize = 512;
 /// Number of parts that a large enough product is split into at least, for as many threads.
 const LEAST_PARTS: usize = 8;
@@ -57,20 +57,20 @@ impl Precision {
     }
 }
 
-/// Computes a·b in parallel over blocks of rows, and of columns if there are few rows. Calls `store`
-/// once for each tile of the product.
+/// Computes a·b in parallel over blocks of rows, and of columns if there are few rows. Calls
+/// `store` once for each tile of the product.
 pub(crate) fn product<'a>(a: impl Into<Left<'a>>, b: &Panels, store: impl Fn(Tile<'_>) + Sync) {
     in_passes(a.into(), b, b.inner(), store);
 }
 
-/// Computes a·b in parts that add up to it, for long inner dimensions. Calls `add` several times for
-/// each tile of the product.
+/// Computes a·b in parts that add up to it, for long inner dimensions. Calls `add` several times
+/// for each tile of the product.
 pub(crate) fn product_in_parts<'a>(a: impl Into<Left<'a>>, b: &Panels, add: impl Fn(Tile<'_>) + Sync) {
     in_passes(a.into(), b, PASS * b.precision().per_word(), add);
 }
 
-/// Runs `work` on blocks of rows in parallel. Blocks begin at multiples of 32, and a block's rows of
-/// `width` elements stay in the second-level cache.
+/// Runs `work` on blocks of rows in parallel. Blocks begin at multiples of 32, and a block's rows
+/// of `width` elements stay in the second-level cache.
 pub(crate) fn in_blocks(rows: usize, width: usize, precision: Precision, work: impl Fn(Range<usize>) + Sync) {
     let blocks = Blocks::of(rows, width.div_ceil(2 * precision.per_word()));
     parallel(blocks.count, |block| work(blocks.range(block)));
@@ -94,7 +94,8 @@ pub(crate) fn product_serial<'a>(a: impl Into<Left<'a>>, b: &Panels, store: impl
     rows_of_product(best_kernel(), a, b, 0..a.rows(), 0..b.columns().div_ceil(PANEL), b.inner(), &store);
 }
 
-/// Computes a·b in one thread as sheets: sheet p holds the columns from 32·p on, rows of 32 elements.
+/// Computes a·b in one thread as sheets: sheet p holds the columns from 32·p on, rows of 32
+/// elements.
 ///
 /// `sheets` has a sheet for each panel of b, each of a's rows rounded up to a multiple of 16.
 /// Elements beyond the product's rows and columns are unspecified.

@@ -46,7 +46,7 @@ impl Left<'_> {
 /// Strips of words with strides.
 ///
 /// Word (row, inner) of strip i is at
-/// (i / 2) · `pair` + (i % 2) · `odd` + row · `row` + (inner / 16) · `tile` + (inner % 16) · `inner`.
+/// i / 2 · `pair` + i % 2 · `odd` + row · `row` + inner / 16 · `tile` + inner % 16 · `inner`.
 pub(super) struct Strips<'a> {
     words: &'a [u32],
     pair: usize,

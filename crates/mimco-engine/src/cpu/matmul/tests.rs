@@ -1,64 +1,74 @@
-//! Every kernel on odd shapes against sums in f64 of the same rounded numbers.
+//! Every kernel on odd and on random shapes, against sums in f64 of the same rounded elements.
 
+use super::kernel::Kernel;
+use super::product::{Blocks, rows_of_product};
 use super::*;
-use crate::element::Number;
+use crate::element::{Element, Precision, Values};
+use half::bf16;
+use proptest::prelude::*;
+use proptest::test_runner::Config;
 
-/// Numbers of -1..1 that depend on the place alone.
+/// Numbers of -1..1 that depend only on the index.
 fn numbers(n: usize, step: usize) -> Vec<f32> {
     (0..n).map(|i| (i * step % 1009) as f32 / 504.5 - 1.0).collect()
 }
 
-fn halves(values: &[f32]) -> Vec<u16> {
-    values.iter().map(|v| v.half()).collect()
+fn to_bf16(values: &[f32]) -> Vec<bf16> {
+    values.iter().map(|v| Element::to_bf16(*v)).collect()
 }
 
-/// A matrix inside a slice that is NaN wherever the matrix is not, as rows or as columns, in either precision.
+/// A matrix inside a slice of NaN, row-major or transposed, in either precision.
 struct Factor {
-    single: Vec<f32>,
-    half: Vec<u16>,
+    f32: Vec<f32>,
+    bf16: Vec<bf16>,
     rows: usize,
     columns: usize,
     stride: usize,
     transposed: bool,
-    in_half: bool,
+    in_bf16: bool,
 }
 
+/// Elements before the matrix.
 const BEFORE: usize = 2;
 
 impl Factor {
-    fn new(rows: usize, columns: usize, step: usize, transposed: bool, in_half: bool) -> Factor {
+    fn new(rows: usize, columns: usize, step: usize, transposed: bool, in_bf16: bool, gap: usize) -> Factor {
         let (height, width) = if transposed { (columns, rows) } else { (rows, columns) };
-        let stride = width + 6;
+        let stride = width + gap;
         let values = numbers(height * stride, step);
-        let inside = |i: usize| i >= BEFORE && (i - BEFORE) % stride < width;
-        let single: Vec<f32> =
-            values.into_iter().chain(vec![0.0; 40 * stride]).enumerate().map(|(i, v)| if inside(i) { v } else { f32::NAN }).collect();
-        let single: Vec<f32> =
-            single.iter().enumerate().map(|(i, &v)| if i >= BEFORE + height * stride - 6 { f32::NAN } else { v }).collect();
-        Factor { half: halves(&single), single, rows, columns, stride, transposed, in_half }
+        let inside = |i: usize| i >= BEFORE && (i - BEFORE) % stride.max(1) < width;
+        let f32: Vec<f32> = values
+            .into_iter()
+            .chain(vec![0.0; 40 * stride.max(1)])
+            .enumerate()
+            .map(|(i, v)| if inside(i) { v } else { f32::NAN })
+            .collect();
+        let f32: Vec<f32> =
+            f32.iter().enumerate().map(|(i, &v)| if i >= (BEFORE + height * stride).saturating_sub(gap) { f32::NAN } else { v }).collect();
+        Factor { bf16: to_bf16(&f32), f32, rows, columns, stride, transposed, in_bf16 }
     }
 
     fn operand(&self) -> Operand<'_> {
-        let values = if self.in_half { Values::Bf16(&self.half[BEFORE..]) } else { Values::F32(&self.single[BEFORE..]) };
+        let values = if self.in_bf16 { Values::Bf16(&self.bf16[BEFORE..]) } else { Values::F32(&self.f32[BEFORE..]) };
         let (height, width) = if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) };
         Operand::strided(values, height, width, self.stride)
     }
 
-    /// As a right factor; as a left one where `turned`.
-    fn panels(&self, precision: Precision, turned: bool) -> Panels {
-        if self.transposed != turned {
+    /// Packs the matrix as a right factor, or its transpose as a left factor.
+    fn panels(&self, precision: Precision, as_left: bool) -> Panels {
+        if self.transposed != as_left {
             Panels::of_transpose_serial(self.operand(), precision)
         } else {
             Panels::new_serial(self.operand(), precision)
         }
     }
 
-    /// What the product multiplies.
+    /// An element as the product multiplies it.
     fn at(&self, row: usize, column: usize, precision: Precision) -> f64 {
         let (i, j) = if self.transposed { (column, row) } else { (row, column) };
-        let place = BEFORE + i * self.stride + j;
-        let rounded = self.in_half || precision == Precision::Bf16;
-        if rounded { self.half[place].single() as f64 } else { self.single[place] as f64 }
+        let index = BEFORE + i * self.stride + j;
+        let rounded = self.in_bf16 || precision == Precision::Bf16;
+        if rounded { Element::to_f32(self.bf16[index]) as f64 } else { self.f32[index] as f64 }
     }
 }
 
@@ -97,7 +107,7 @@ fn check_all(kernel: Kernel) {
         for precision in [Precision::F32, Precision::Bf16] {
             for bits in 0..16 {
                 let flag = |bit: usize| bits >> bit & 1 == 1;
-                let (a, b) = (Factor::new(m, k, 37, flag(0), flag(1)), Factor::new(k, n, 53, flag(2), flag(3)));
+                let (a, b) = (Factor::new(m, k, 37, flag(0), flag(1), 6), Factor::new(k, n, 53, flag(2), flag(3), 6));
                 [k.max(1), 32].into_iter().for_each(|pass| check(kernel, precision, &a, &b, pass));
             }
         }
@@ -112,20 +122,21 @@ fn every_kernel_of_this_machine_sums_the_rounded_products() {
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]
 fn the_amx_kernel_does_so_under_emulation() {
-    // Where the CPU has AMX it is asked for first, so that all of the kernel runs there; else all of it is emulated.
+    // On a CPU with AMX the permission is requested first, so that the kernel runs there; else it
+    // is emulated.
     super::amx::granted();
-    super::emulate_amx::catch();
+    super::emulate_amx::install();
     check_all(Kernel::Amx);
 }
 
 #[test]
-fn zeros_behind_the_rows_spare_a_copy_and_nothing_else() {
+fn zeros_after_the_rows_save_a_copy_and_change_nothing() {
     let (m, k, n) = (32, 17, 40);
-    let b = Factor::new(k, n, 53, false, false);
+    let b = Factor::new(k, n, 53, false, false, 6);
     for precision in [Precision::F32, Precision::Bf16] {
         let mut values = vec![0.0; m * 32];
         values.chunks_exact_mut(32).enumerate().for_each(|(i, row)| row[..k].copy_from_slice(&numbers(k, 31 + i)));
-        let rounded = halves(&values);
+        let rounded = to_bf16(&values);
         let values = if precision == Precision::F32 { Values::F32(&values) } else { Values::Bf16(&rounded) };
         let panels = Panels::new(b.operand(), precision);
         let of = |a: Operand<'_>| {
@@ -158,5 +169,23 @@ fn blocks_cover_the_rows_in_even_number() {
         assert!((1..blocks.count).all(|i| blocks.range(i).start == ends[i - 1]), "{rows}");
         assert!(blocks.count == rows.div_ceil(32) || blocks.count.is_multiple_of(2), "{rows}: {}", blocks.count);
         assert!((0..blocks.count).all(|i| blocks.range(i).len() <= 160), "{rows}");
+    }
+}
+
+proptest! {
+    #![proptest_config(Config { cases: 48, failure_persistence: None, ..Config::default() })]
+
+    #[test]
+    fn products_of_any_shape_and_stride_sum_the_rounded_products(
+        (m, n, k) in (1usize..80, 1usize..80, 0usize..200),
+        gaps in (0usize..40, 0usize..40),
+        flags in any::<[bool; 5]>(),
+        pass in 1usize..6,
+    ) {
+        let a = Factor::new(m, k, 37, flags[0], flags[1], gaps.0);
+        let b = Factor::new(k, n, 53, flags[2], flags[3], gaps.1);
+        let precision = if flags[4] { Precision::Bf16 } else { Precision::F32 };
+        // Passes are multiples of a slab's rows.
+        Kernel::all().into_iter().for_each(|kernel| check(kernel, precision, &a, &b, 32 * pass));
     }
 }

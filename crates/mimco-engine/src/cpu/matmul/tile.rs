@@ -44,7 +44,8 @@ impl Tile<'_> {
         );
     }
 
-    /// Iterates over pairs of rows. The second row of the last pair is empty if their number is odd.
+    /// Iterates over pairs of rows. The second row of the last pair is empty if their number is
+    /// odd.
     #[inline(always)]
     pub fn pairs(&mut self) -> impl Iterator<Item = [&mut [f32]; 2]> {
         let columns = self.columns;

@@ -41,7 +41,8 @@ fn padded<T: Element, const N: usize>(row: &[T]) -> [T; N] {
     padded
 }
 
-/// Transposes 16 rows of 16 words: out[c][r] = from[r][c], with rows `stride` and `out_stride` apart.
+/// Transposes 16 rows of 16 words: out[c][r] = from[r][c], with rows `stride` and `out_stride`
+/// apart.
 #[inline(always)]
 pub(super) fn transpose(from: &[u32], stride: usize, out: &mut [u32], out_stride: usize) {
     let last = (SIDE - 1) * stride + SIDE - 1;

@@ -1,7 +1,7 @@
 //! Attention on the CPU: scores of some rows of one head at a time stay in cache.
 //!
-//! The backward pass computes the scores again from the largest score and the sum of each row, which
-//! costs less than their memory.
+//! The backward pass computes the scores again from the largest score and the sum of each row,
+//! which costs less than their memory.
 
 use crate::cpu::buffer::Buffer;
 use crate::cpu::matmul::{Left, Operand, PANEL, Panels, Tile, product_in_sheets, product_serial};
@@ -16,8 +16,8 @@ use half::bf16;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Number of query tokens processed at a time: few enough for their scores to stay in the first-level
-/// cache, or close to it for images of many tokens.
+/// Number of query tokens processed at a time: few enough for their scores to stay in the
+/// first-level cache, or close to it for images of many tokens.
 const ROWS: usize = 32;
 
 pub(super) fn attention(tape: &mut Tape<'_>, qkv: &Var, offsets: &Arc<[usize]>, heads: usize) -> Var {
@@ -78,8 +78,8 @@ fn for_each_head(qkv: &Tensor, precision: Precision, offsets: &[usize], heads: u
     });
 }
 
-/// Some rows of scores: in sheets, as a product writes them, and in rows of the products' precision,
-/// as the next product reads them.
+/// Some rows of scores: in sheets, as a product writes them, and in rows of the products'
+/// precision, as the next product reads them.
 struct Scores {
     sheets: Buffer,
     rows: Buffer,
@@ -114,8 +114,8 @@ impl<'a> Head<'a> {
         self.rows_of(self.qkv, 3 * self.width, which * self.width, tokens)
     }
 
-    /// Some tokens of this head's columns in a tensor of `stride` columns whose heads begin at column
-    /// `first`.
+    /// Some tokens of this head's columns in a tensor of `stride` columns whose heads begin at
+    /// column `first`.
     fn rows_of<'v>(&self, values: Values<'v>, stride: usize, first: usize, tokens: Range<usize>) -> Operand<'v> {
         let start = (self.row + tokens.start) * stride + first + self.index * self.size();
         Operand::strided(values.from(start), tokens.len(), self.size(), stride)
@@ -165,7 +165,8 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Computes the gradients of q, k and v. With P the probabilities: dV = Pᵀ dO; dS = P (dP - Σ P dP), dP = dO Vᵀ; dQ = dS K / sqrt(d); dK = dSᵀ Q / sqrt(d).
+    /// Computes the gradients of q, k and v. With P the probabilities and dP = dO Vᵀ,
+    /// dS = P (dP - Σ P dP); dQ = dS K / sqrt(d); dK = dSᵀ Q / sqrt(d); dV = Pᵀ dO.
     fn backward<T: Element>(&self, dy: &Tensor, softmax: &[f32], dqkv: &RowWriter<'_>) {
         let all = 0..self.tokens;
         let d = |tokens| self.rows_of(dy.values(), self.width, 0, tokens);
@@ -179,7 +180,8 @@ impl<'a> Head<'a> {
                 #[inline(always)]
                 |i, column, values| {
                     values.iter_mut().for_each(|v| *v *= scale);
-                    // SAFETY: a row of this image, columns of this head, and of one of q, k, v at a time.
+                    // SAFETY: a row of this image, columns of this head, and of one of q, k, v at a
+                    // time.
                     unsafe { dqkv.write(self.row + first + i, which * self.width + self.index * self.size() + column, values) };
                 },
             );
@@ -209,8 +211,8 @@ impl<'a> Head<'a> {
                             for i in (0..count).step_by(2) {
                                 let pair = |sheets: &Buffer| [0, 1].map(|j| sheets[sheet + (i + j) * PANEL..].as_chunks::<PANEL>().0[0]);
                                 let ([p0, p1], [d0, d1]) = (pair(&scores.sheets), pair(&dscores.sheets));
-                                // SAFETY: the panels belong to this thread, which writes pairs of rows one
-                                // after the other.
+                                // SAFETY: the panels belong to this thread, which writes pairs of
+                                // rows one after the other.
                                 unsafe {
                                     p.write(tokens.start + i, column, &p0, &p1);
                                     ds.write(tokens.start + i, column, &d0, &d1);
@@ -254,7 +256,8 @@ impl ScoreRow<'_> {
         0..self.tokens.div_ceil(PANEL)
     }
 
-    /// Writes exp(scale (s - max)), not divided by its sum, to `out`, and max and 1 / sum to `kept`.
+    /// Writes exp(scale (s - max)), not divided by its sum, to `out`, and max and 1 / sum to
+    /// `kept`.
     #[inline(always)]
     fn softmax<T: Element>(mut self, scale: f32, out: &mut [T], kept: &mut [f32]) {
         let last = self.tokens.div_ceil(PANEL) - 1;

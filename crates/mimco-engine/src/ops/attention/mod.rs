@@ -2,8 +2,8 @@
 //! softmax(q kᵀ / sqrt(d)) v for each image and head.
 //!
 //! A row of qkv [rows, 3 · width] has q, k and v, and in each the heads one after the other, as in
-//! timm. Image i owns the rows `offsets[i]..offsets[i + 1]`, so images may differ in their number of
-//! tokens.
+//! timm. Image i owns the rows `offsets[i]..offsets[i + 1]`, so images may differ in their number
+//! of tokens.
 
 mod cpu;
 
@@ -18,8 +18,8 @@ impl Tape<'_> {
     /// f32.
     ///
     /// # Panics
-    /// If the width of qkv is not three times a multiple of `heads`, or the offsets do not rise from
-    /// 0 to the number of rows.
+    /// If the width of qkv is not three times a multiple of `heads`, or the offsets do not rise
+    /// from 0 to the number of rows.
     pub fn attention(&mut self, qkv: &Var, offsets: &Arc<[usize]>, heads: usize) -> Var {
         let (rows, width) = (qkv.value.rows(), qkv.value.width() / 3);
         assert_eq!(qkv.value.width(), 3 * width, "a row holds q, k and v");

@@ -9,7 +9,8 @@ use crate::tensor::Tensor;
 
 const EPS: f32 = 1e-5;
 const MOMENTUM: f32 = 0.1;
-/// Columns of a block. A block sums over the rows in order, so that sums do not depend on the threads.
+/// Columns of a block. A block sums over the rows in order, so that sums do not depend on the
+/// threads.
 const COLUMNS: usize = 32;
 
 pub(super) fn batch_norm(

@@ -1,8 +1,8 @@
-//! Batch normalization in training mode (Ioffe and Szegedy 2015): y = (x - mean) / sqrt(var + eps) of
-//! each column over the batch's own rows, with the biased variance.
+//! Batch normalization in training mode (Ioffe and Szegedy 2015): y = (x - mean) / sqrt(var + eps)
+//! of each column over the batch's own rows, with the biased variance.
 //!
-//! Weight, bias and ReLU are optional. Running statistics are updated as in PyTorch, with the unbiased
-//! variance.
+//! Weight, bias and ReLU are optional. Running statistics are updated as in PyTorch, with the
+//! unbiased variance.
 
 mod cpu;
 pub mod running;

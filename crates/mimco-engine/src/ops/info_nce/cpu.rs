@@ -1,5 +1,5 @@
-//! InfoNCE on the CPU. The gradient is computed with the loss, by blocks of rows, so that logits stay
-//! in cache.
+//! InfoNCE on the CPU. The gradient is computed with the loss, by blocks of rows, so that logits
+//! stay in cache.
 //!
 //! With p the softmax, dq̂ᵢ = (Σ pⱼ k̂ⱼ - k̂ₚ) / (τ rows) and dq = (dq̂ - q̂ (q̂·dq̂)) / |q|.
 
@@ -96,7 +96,7 @@ pub(super) fn info_nce(tape: &mut Tape<'_>, queries: &Var, targets: &Contrastive
     let node = queries.node();
     let loss = tape.record(loss, move |d, pass| {
         let mut gradient = gradient;
-        let d = d.item();
+        let d = d.data()[0];
         const CHUNK: usize = 16 * 1024;
         for_each_chunk(gradient.data_mut(), CHUNK, |_, g| g.iter_mut().for_each(|g| *g *= d));
         pass.add(node, gradient);

@@ -5,8 +5,8 @@
 //!
 //! loss = mean over i of -log( exp(q̂ᵢ·k̂ₚ / τ) / Σ over j in C(i) of exp(q̂ᵢ·k̂ⱼ / τ) ).
 //!
-//! Queries are in groups of equal size, each with its own candidates (image negatives: one group for
-//! each image; batch negatives: one group).
+//! Queries are in groups of equal size, each with its own candidates (image negatives: one group
+//! for each image; batch negatives: one group).
 
 mod cpu;
 pub mod targets;
@@ -19,8 +19,8 @@ use targets::{ContrastiveTargets, Positive};
 impl Tape<'_> {
     /// Computes the loss of queries [groups · rows, width] in f32.
     ///
-    /// Returns the loss and the fraction of rows whose positive has the largest similarity (ties count
-    /// for the positive), each of shape `[1]`. Without rows both are 0.
+    /// Returns the loss and the fraction of rows whose positive has the largest similarity (ties
+    /// count for the positive), each of shape `[1]`. Without rows both are 0.
     ///
     /// # Panics
     /// If the sizes of the arguments do not match.

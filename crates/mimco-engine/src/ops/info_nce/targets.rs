@@ -17,8 +17,8 @@ pub struct ContrastiveTargets<'a> {
     pub keys: &'a Tensor,
     /// Positive of each query.
     pub positive: Positive<'a>,
-    /// Sample ids of the rows and of one group's keys. A key with the row's own id is left out unless
-    /// it is the row's positive.
+    /// Sample ids of the rows and of one group's keys. A key with the row's own id is left out
+    /// unless it is the row's positive.
     pub sample_ids: Option<(&'a [u64], &'a [u64])>,
     /// Temperature τ.
     pub temperature: f32,

@@ -7,8 +7,8 @@ use crate::tape::{Tape, Var};
 use crate::tensor::Tensor;
 
 impl Tape<'_> {
-    /// Computes the loss of prediction and target [rows, width] in f32. Returns shape `[1]`; 0 without
-    /// rows.
+    /// Computes the loss of prediction and target [rows, width] in f32. Returns shape `[1]`; 0
+    /// without rows.
     ///
     /// # Panics
     /// If prediction and target differ in their number of elements.

@@ -1,5 +1,5 @@
-//! Layer normalization (Ba, Kiros and Hinton 2016): y = (x - mean) / sqrt(var + eps) · weight + bias
-//! over each row, with the biased variance.
+//! Layer normalization (Ba, Kiros and Hinton 2016): y = (x - mean) / sqrt(var + eps) · weight +
+//! bias over each row, with the biased variance.
 
 mod cpu;
 

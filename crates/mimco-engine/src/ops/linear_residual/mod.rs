@@ -1,5 +1,5 @@
-//! The last part of a transformer's branch and the residual sum, y = r + s γ ⊙ (x Wᵀ + b), with γ of
-//! LayerScale (Touvron et al. 2021) and s of drop path.
+//! The last part of a transformer's branch and the residual sum, y = r + s γ ⊙ (x Wᵀ + b), with γ
+//! of LayerScale (Touvron et al. 2021) and s of drop path.
 
 mod cpu;
 

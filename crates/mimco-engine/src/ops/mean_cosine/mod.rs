@@ -8,8 +8,8 @@ use crate::scalar::Scalar;
 use crate::tensor::Tensor;
 
 impl Tensor {
-    /// Computes the mean cosine similarity of the rows of two tensors [rows, width] in f32. The result
-    /// is in f64 and has no gradient; it is 0 without rows.
+    /// Computes the mean cosine similarity of the rows of two tensors [rows, width] in f32. The
+    /// result is in f64 and has no gradient; it is 0 without rows.
     ///
     /// # Panics
     /// If the tensors differ in rows or width.

@@ -1,5 +1,5 @@
-//! Mean squared difference from a constant, loss = mean (x - target)², the loss of the benchmark of a
-//! backbone's training step.
+//! Mean squared difference from a constant, loss = mean (x - target)², the loss of the benchmark of
+//! a backbone's training step.
 
 mod cpu;
 

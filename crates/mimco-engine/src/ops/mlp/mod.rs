@@ -1,9 +1,9 @@
 //! The second branch of a transformer's block,
 //! y = x + s γ ⊙ (gelu(norm(x) W₁ᵀ + b₁) W₂ᵀ + b₂) (Dosovitskiy et al. 2021).
 //!
-//! The rows are processed in cache-sized blocks; each block runs the whole branch before the next one
-//! starts, forward and backward. Of the hidden rows only GELU's arguments are kept for the backward
-//! pass.
+//! The rows are processed in cache-sized blocks; each block runs the whole branch before the next
+//! one starts, forward and backward. Of the hidden rows only GELU's arguments are kept for the
+//! backward pass.
 
 mod cpu;
 

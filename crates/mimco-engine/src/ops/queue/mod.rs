@@ -1,5 +1,5 @@
-//! A queue of past image features, the negatives beyond the batch. The teacher is frozen, so that the
-//! features do not become outdated.
+//! A queue of past image features, the negatives beyond the batch. The teacher is frozen, so that
+//! the features do not become outdated.
 
 mod cpu;
 
@@ -30,8 +30,8 @@ pub struct QueueState {
 }
 
 impl FeatureQueue {
-    /// Returns an empty queue of at most `capacity` features of `width` elements, in main memory. With
-    /// capacity 0 it stays empty.
+    /// Returns an empty queue of at most `capacity` features of `width` elements, in main memory.
+    /// With capacity 0 it stays empty.
     pub fn new(capacity: usize, width: usize) -> FeatureQueue {
         FeatureQueue { capacity, width, features: Memory::zeros(Device::Cpu, 0), sample_ids: Vec::new(), next: 0 }
     }

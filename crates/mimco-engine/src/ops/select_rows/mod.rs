@@ -8,7 +8,8 @@ use crate::tensor::Tensor;
 use std::sync::Arc;
 
 impl Tape<'_> {
-    /// Copies row `indices[i]` of x [rows, width] to row i. Returns [indices, width] in x's precision.
+    /// Copies row `indices[i]` of x [rows, width] to row i. Returns [indices, width] in x's
+    /// precision.
     ///
     /// # Panics
     /// If an index is not a row of x.

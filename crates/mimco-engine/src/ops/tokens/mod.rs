@@ -14,12 +14,13 @@ use crate::tape::{Tape, Var};
 use inputs::{Masked, Prefix};
 
 impl Tape<'_> {
-    /// Assembles the tokens of `batch` images from the embeddings of their visible patches [visible,
-    /// width], in order, and positions [1, patches + 1, width]. Returns
-    /// [batch · (1 + R + patches), width] in f32.
+    /// Assembles the tokens of `batch` images from the embeddings of their visible patches
+    /// [visible, width], in order, and positions [1, patches + 1, width]. Returns [batch · (1 + R +
+    /// patches), width] in f32.
     ///
     /// # Panics
-    /// If the mask has not an element for each patch, or `patches` not a row for each visible patch.
+    /// If the mask does not have an element for each patch, or `patches` a row for each visible
+    /// patch.
     pub fn tokens(&mut self, patches: &Var, batch: usize, prefix: Prefix, positions: ParameterId, masked: Option<Masked>) -> Var {
         let width = patches.value.width();
         let count = batch * (self.parameters().entry(positions).range.len() / width - 1);

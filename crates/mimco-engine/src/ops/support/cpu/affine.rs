@@ -21,7 +21,8 @@ pub(in crate::ops) fn packed_weight(parameters: &Parameters, layer: Layer) -> Pa
 }
 
 impl Layer {
-    /// Adds the bias to a tile of x Wᵀ and calls `finish(row, column, values)` for each of its rows.
+    /// Adds the bias to a tile of x Wᵀ and calls `finish(row, column, values)` for each of its
+    /// rows.
     #[inline(always)]
     pub(in crate::ops) fn finish(&self, parameters: &Parameters, mut tile: Tile<'_>, finish: impl Fn(usize, usize, &mut [f32])) {
         let mut b = [0.0; PANEL];

@@ -4,8 +4,8 @@ use crate::cpu::threads::DisjointSlices;
 use crate::cpu::vector::add;
 use crate::tensor::Tensor;
 
-/// Sums of the columns of [rows, width]. Partial sums are over blocks of rows that begin at multiples
-/// of 32, so that several threads compute them in a fixed order.
+/// Sums of the columns of [rows, width]. Partial sums are over blocks of rows that begin at
+/// multiples of 32, so that several threads compute them in a fixed order.
 pub(in crate::ops) struct ColumnSums {
     /// [rows / 32, width]
     partial: Tensor,

@@ -35,8 +35,8 @@ impl Norm {
     }
 }
 
-/// Normalizes some of a branch's rows into y, from row `first` on: (x - mean) / std, times weight plus
-/// bias if they are given. `statistics` [rows, 2] gets mean and 1/std.
+/// Normalizes some of a branch's rows into y, from row `first` on: (x - mean) / std, times weight
+/// plus bias if they are given. `statistics` [rows, 2] gets mean and 1/std.
 ///
 /// # Safety
 /// No other thread may access the same rows.
@@ -95,8 +95,8 @@ pub(in crate::ops) struct NormBackwardRows<'a> {
 }
 
 impl<'a> NormBackward<'a> {
-    /// Describes the backward pass of norm(x) for a branch's rows. `base` is the gradient that x has
-    /// collected so far.
+    /// Describes the backward pass of norm(x) for a branch's rows. `base` is the gradient that x
+    /// has collected so far.
     pub fn new(
         norm: Norm,
         parameters: &'a Parameters,
@@ -130,8 +130,8 @@ impl<'a> NormBackward<'a> {
 }
 
 impl NormBackwardRows<'_> {
-    /// Runs the backward pass of a block's rows from their dy. If `panels` is given, it gets norm(x)
-    /// again.
+    /// Runs the backward pass of a block's rows from their dy. If `panels` is given, it gets
+    /// norm(x) again.
     ///
     /// # Safety
     /// No other thread may access the same rows, which begin at a multiple of 32.

@@ -38,7 +38,8 @@ impl OutputGrad {
 }
 
 impl OutputGradWriter<'_> {
-    /// Writes some of a branch's rows of s dy, times GELU's derivative at `before` if that is given.
+    /// Writes some of a branch's rows of s dy, times GELU's derivative at `before` if that is
+    /// given.
     ///
     /// `out` gets the same rows (times γ), from row `first` on, as the left factor of dx = dy W.
     ///
@@ -100,8 +101,8 @@ impl OutputGradWriter<'_> {
     /// GELU's results again, `out` the block's rows as the left factor of dx = dy W.
     ///
     /// # Safety
-    /// No other thread may access the same rows and columns of the block, which begins at a multiple
-    /// of 32.
+    /// No other thread may access the same rows and columns of the block, which begins at a
+    /// multiple of 32.
     #[inline(always)]
     pub unsafe fn write_through_gelu(
         &self,
