@@ -245,10 +245,10 @@ mod tests {
         put("a.png", &flat(40, 32));
         put("b.jpg", &flat(32, 256));
         put("c.png", &flat(32, 257));
-        put("d.gif", &fixture("moving.gif"));
+        put("d.gif", &fixture("animated.gif"));
         put("e.jpg", &fixture("orientation_6.jpg"));
         put("f.jpeg", &fixture("cmyk.jpg"));
-        put("g.png", &fixture("grey16.png"));
+        put("g.png", &fixture("gray16.png"));
         put("h.png", &fixture("palette.png"));
         let report = check(&Dataset::open_unlabelled(folder.path()).unwrap(), 3, |_| {});
         assert_eq!(report.formats, BTreeMap::from([("GIF", 1), ("JPEG", 2), ("PNG", 5)]));

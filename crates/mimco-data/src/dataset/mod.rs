@@ -243,6 +243,9 @@ impl Dataset {
     }
 
     /// Returns an image's bytes as they are stored: those of its file, or its pixels.
+    ///
+    /// # Errors
+    /// Fails if the file cannot be read.
     pub(crate) fn raw(&self, index: usize) -> Result<Vec<u8>, DataError> {
         self.source.read(self.chosen[index] as usize).map_err(|e| DataError::Unread {
             name: self.name(index),
@@ -252,6 +255,9 @@ impl Dataset {
     }
 
     /// Decodes the bytes returned by [`Dataset::raw`].
+    ///
+    /// # Errors
+    /// Fails if the image cannot be decoded.
     pub(crate) fn decode_raw(&self, index: usize, raw: &[u8]) -> Result<Rgb, DataError> {
         match self.source.pixels(self.chosen[index] as usize) {
             Some(image) => Ok(image),
