@@ -7,9 +7,9 @@ use std::ops::Range;
 
 const ABSENT: &str = "this build does not support object stores; build with --features object-store";
 
-/// An object store of this build: there is none, so the type has no values.
+/// An object store of this build, which cannot be opened.
 #[derive(Clone)]
-pub(crate) enum Store {}
+pub(crate) struct Store(());
 
 impl Store {
     /// Opens no store.
@@ -20,19 +20,28 @@ impl Store {
         Err(DataError::path(redacted(url), ABSENT))
     }
 
-    /// Never called, as there is no store.
+    /// Lists no objects.
+    ///
+    /// # Errors
+    /// Always fails.
     pub(crate) fn list(&self) -> Result<Vec<(String, u64)>, DataError> {
-        match *self {}
+        Err(DataError::path("", ABSENT))
     }
 
-    /// Never called, as there is no store.
+    /// Returns no size.
+    ///
+    /// # Errors
+    /// Always fails.
     pub(crate) fn size(&self, _key: &str) -> io::Result<u64> {
-        match *self {}
+        Err(io::Error::new(io::ErrorKind::Unsupported, ABSENT))
     }
 
-    /// Never called, as there is no store.
+    /// Reads no bytes.
+    ///
+    /// # Errors
+    /// Always fails.
     pub(crate) fn read(&self, _key: &str, _range: Option<Range<u64>>) -> io::Result<Vec<u8>> {
-        match *self {}
+        Err(io::Error::new(io::ErrorKind::Unsupported, ABSENT))
     }
 }
 
