@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Number of unusual images that a report lists; all are counted.
-pub const LISTED: usize = 1000;
+pub const MAX_LISTED: usize = 1000;
 
 /// Images with a shorter side, in pixels, are unusually small.
 const MIN_SIDE: u32 = 32;
@@ -52,7 +52,7 @@ pub struct CheckReport {
     /// `small` (shorter side under 32 px), `long` (longer side over 8 times the shorter),
     /// `animated`. An image may have several reasons.
     pub unusual_counts: BTreeMap<&'static str, usize>,
-    /// Names of unusual images with the reasons: the first [`LISTED`] in the order of the dataset.
+    /// Names of unusual images with the reasons: the first [`MAX_LISTED`] in the order of the dataset.
     pub unusual: Vec<(String, String)>,
     /// Verified checksums, for shards in a folder with `SHA256SUMS`.
     pub checksums: Option<Checksums>,
@@ -190,7 +190,7 @@ impl CheckReport {
             why.push(("long", format!("is {}x{} px, one side over {MAX_RATIO} times the other", seen.width, seen.height)));
         }
         why.iter().for_each(|(how, _)| *self.unusual_counts.entry(how).or_default() += 1);
-        if !why.is_empty() && self.unusual.len() < LISTED {
+        if !why.is_empty() && self.unusual.len() < MAX_LISTED {
             self.unusual.push((name, why.into_iter().map(|(_, why)| why).collect::<Vec<_>>().join("; ")));
         }
     }
@@ -245,10 +245,10 @@ mod tests {
         put("a.png", &flat(40, 32));
         put("b.jpg", &flat(32, 256));
         put("c.png", &flat(32, 257));
-        put("d.gif", &fixture("moving.gif"));
+        put("d.gif", &fixture("animated.gif"));
         put("e.jpg", &fixture("orientation_6.jpg"));
         put("f.jpeg", &fixture("cmyk.jpg"));
-        put("g.png", &fixture("grey16.png"));
+        put("g.png", &fixture("gray16.png"));
         put("h.png", &fixture("palette.png"));
         let report = check(&Dataset::open_unlabelled(folder.path()).unwrap(), 3, |_| {});
         assert_eq!(report.formats, BTreeMap::from([("GIF", 1), ("JPEG", 2), ("PNG", 5)]));
@@ -265,11 +265,12 @@ mod tests {
 
     #[test]
     fn a_dataset_in_memory_has_no_formats_and_the_list_of_unusual_images_is_limited() {
-        let images = crate::dataset::InMemoryImages { width: 2, height: 2, channels: 1, pixels: vec![9; 4 * (LISTED + 5)], labels: None };
+        let images =
+            crate::dataset::InMemoryImages { width: 2, height: 2, channels: 1, pixels: vec![9; 4 * (MAX_LISTED + 5)], labels: None };
         let report = check(&Dataset::from_memory("nines", images, Vec::new()), 2, |_| {});
         assert!(report.formats.is_empty() && report.kinds.is_empty());
-        assert_eq!((report.unusual_counts["small"], report.unusual.len()), (LISTED + 5, LISTED));
-        assert_eq!((report.duplicates.len(), report.duplicates[0].len()), (1, LISTED + 5));
+        assert_eq!((report.unusual_counts["small"], report.unusual.len()), (MAX_LISTED + 5, MAX_LISTED));
+        assert_eq!((report.duplicates.len(), report.duplicates[0].len()), (1, MAX_LISTED + 5));
         assert_eq!(size_of::<Seen>(), 24);
     }
 }

@@ -129,7 +129,7 @@ fn fixture(name: &str) -> Vec<u8> {
 fn damaged_jpegs_never_panic() {
     damage(&photo(ImageFormat::Jpeg), 1500);
     damage(&fixture("chroma_420.jpg"), 1500);
-    damage(&fixture("grey.jpg"), 500);
+    damage(&fixture("gray.jpg"), 500);
     damage(&fixture("orientation_6.jpg"), 500);
 }
 
@@ -162,7 +162,7 @@ fn segments(jpeg: &[u8]) -> Vec<(u8, std::ops::Range<usize>)> {
 
 #[test]
 fn wrong_huffman_tables_never_panic() {
-    for name in ["chroma_420.jpg", "progressive.jpg", "grey.jpg"] {
+    for name in ["chroma_420.jpg", "progressive.jpg", "gray.jpg"] {
         let whole = fixture(name);
         let tables: Vec<_> = segments(&whole).into_iter().filter(|(marker, _)| *marker == 0xc4).map(|(_, content)| content).collect();
         assert!(tables.len() >= 2);

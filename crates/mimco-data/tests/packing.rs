@@ -45,7 +45,7 @@ fn source(folder: &Path) -> PathBuf {
     put("dog.s/same.jpg", &jpeg(&picture(4, 24, 90)));
     put("dog.s/same.png", &picture(5, 24, 24).to_png().unwrap());
     put("dog.s/turned.jpg", &fixture("orientation_6.jpg"));
-    put("emu/moving.gif", &fixture("moving.gif"));
+    put("emu/animated.gif", &fixture("animated.gif"));
     put("emu/none.png", b"");
     put("emu/wrong.png", &jpeg(&picture(6, 10, 10)));
     root
@@ -86,13 +86,13 @@ fn small_images_keep_their_files_and_large_ones_are_resized() {
     assert_eq!(report.broken.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["cat/broken.jpg", "emu/none.png"]);
     assert!(report.shards >= 3, "{report:?}");
     let names: Vec<String> = (0..9).map(|i| format!("cat/{i}.jpg")).collect();
-    let rest = ["dog.s/a_b.jpg", "dog.s/same_11.jpg", "dog.s/same_12.png", "dog.s/turned.jpg", "emu/moving.gif", "emu/wrong.jpg"];
+    let rest = ["dog.s/a_b.jpg", "dog.s/same_11.jpg", "dog.s/same_12.png", "dog.s/turned.jpg", "emu/animated.gif", "emu/wrong.jpg"];
     let expected: Vec<&str> = names.iter().map(String::as_str).chain(rest).collect();
     let members = members(&out);
     let (classes, images): (Vec<_>, Vec<_>) = members.iter().partition(|(name, _)| name.ends_with(".cls"));
     assert_eq!(images.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
     assert_eq!(classes.iter().map(|(_, class)| class[0]).collect::<Vec<_>>(), *b"000000000111122");
-    for (packed, original) in [(10, "dog.s/same.jpg"), (11, "dog.s/same.png"), (12, "dog.s/turned.jpg"), (13, "emu/moving.gif")] {
+    for (packed, original) in [(10, "dog.s/same.jpg"), (11, "dog.s/same.png"), (12, "dog.s/turned.jpg"), (13, "emu/animated.gif")] {
         assert!(images[packed].1 == fs::read(source.join(original)).unwrap(), "{original} stays unchanged");
     }
     let first = decode(&images[8].1, "8", MAX_PIXELS).unwrap();

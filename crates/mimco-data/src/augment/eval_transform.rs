@@ -5,7 +5,7 @@ use crate::augment::resize::{Filter, crop_and_resize};
 use crate::decode::{Crop, Rgb};
 
 /// Models with a smaller image size, in pixels, get whole images resized to their size.
-pub const SMALL: u32 = 64;
+pub const MIN_CROPPED_SIZE: u32 = 64;
 
 /// Writes the evaluation view of an image to `out` [3, size, size], values from 0 to 1.
 ///
@@ -17,7 +17,7 @@ pub fn eval_view(image: &Rgb, size: u32, out: &mut [f32]) {
     if (image.width, image.height) == (size, size) {
         return Planes::of(image).to_floats(out);
     }
-    if size < SMALL {
+    if size < MIN_CROPPED_SIZE {
         return Planes::of(&crop_and_resize(image, whole, size, size, Filter::Bicubic)).to_floats(out);
     }
     let short = size * 256 / 224;

@@ -15,7 +15,7 @@ mod resize;
 #[cfg(test)]
 mod tests;
 
-pub use eval_transform::{SMALL, eval_view};
+pub use eval_transform::{MIN_CROPPED_SIZE, eval_view};
 pub use planes::Planes;
 pub use rand_augment::RandAugment;
 pub use random_erasing::{Eraser, RandomErasing};

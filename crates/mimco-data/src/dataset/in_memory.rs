@@ -211,6 +211,9 @@ pub(crate) enum Split {
 const MAX_ENTRIES: usize = 1000;
 
 /// Opens a CIFAR or IDX dataset; returns `None` if the path is something else.
+///
+/// # Errors
+/// Fails if a file cannot be read or is damaged, and if labels are wanted and missing.
 pub(crate) fn open(path: &Path, labels: bool, split: Split) -> Result<Option<Dataset>, DataError> {
     let mut files = if path.is_file() { vec![path.to_path_buf()] } else { files_of(path).unwrap_or_default() };
     // Other files are called `train.bin` too, so the size is checked.

@@ -207,19 +207,19 @@ mod tests {
     fn headers_are_read_from_files_of_all_kinds() {
         for (name, format, kind) in [
             ("cmyk.jpg", ImageFormat::Jpeg, Kind::Cmyk),
-            ("grey.jpg", ImageFormat::Jpeg, Kind::Gray),
+            ("gray.jpg", ImageFormat::Jpeg, Kind::Gray),
             ("progressive.jpg", ImageFormat::Jpeg, Kind::Rgb),
             ("palette.png", ImageFormat::Png, Kind::Palette),
             ("one_bit.png", ImageFormat::Png, Kind::OneBit),
-            ("grey_alpha.png", ImageFormat::Png, Kind::GrayAlpha),
-            ("grey16.png", ImageFormat::Png, Kind::Gray16),
+            ("gray_alpha.png", ImageFormat::Png, Kind::GrayAlpha),
+            ("gray16.png", ImageFormat::Png, Kind::Gray16),
             ("rgba.png", ImageFormat::Png, Kind::Rgba),
             ("palette.bmp", ImageFormat::Bmp, Kind::Palette),
             ("rgba.bmp", ImageFormat::Bmp, Kind::Rgb), // of 32 bits, but its header names no alpha
             ("lossy.webp", ImageFormat::WebP, Kind::Rgb),
             ("rgba.webp", ImageFormat::WebP, Kind::Rgba),
             ("lzw.tif", ImageFormat::Tiff, Kind::Rgb),
-            ("packbits_grey.tif", ImageFormat::Tiff, Kind::Gray),
+            ("packbits_gray.tif", ImageFormat::Tiff, Kind::Gray),
             ("palette.tif", ImageFormat::Tiff, Kind::Palette),
             ("one_bit.tif", ImageFormat::Tiff, Kind::OneBit),
             ("cmyk.tif", ImageFormat::Tiff, Kind::Cmyk),
@@ -230,8 +230,8 @@ mod tests {
         ] {
             assert_eq!(of(name), ImageHeader { format, kind, has_exif_rotation: false, is_animated: false }, "{name}");
         }
-        for moving in ["moving.gif", "moving.png", "moving_beside.png", "moving.webp"] {
-            assert!(of(moving).is_animated, "{moving}");
+        for animated in ["animated.gif", "animated.png", "animated_separate.png", "animated.webp"] {
+            assert!(of(animated).is_animated, "{animated}");
         }
         for orientation in 1..=8 {
             assert_eq!(of(&format!("orientation_{orientation}.jpg")).has_exif_rotation, orientation != 1);
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn truncated_and_damaged_files_do_not_panic() {
-        for name in ["moving.gif", "moving.png", "moving.webp", "cmyk.jpg", "palette.tif", "palette.bmp", "text.ppm"] {
+        for name in ["animated.gif", "animated.png", "animated.webp", "cmyk.jpg", "palette.tif", "palette.bmp", "text.ppm"] {
             let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats").join(name);
             let whole = std::fs::read(path).unwrap();
             for end in 0..whole.len().min(300) {

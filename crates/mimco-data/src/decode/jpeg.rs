@@ -258,9 +258,9 @@ mod tests {
 
     #[test]
     fn unusual_headers_are_left_to_the_image_crate() {
-        let with = |place: usize, value: u8| {
+        let with = |offset: usize, value: u8| {
             let mut content = FRAME.1.to_vec();
-            content[place] = value;
+            content[offset] = value;
             Header::read(&file(&[(0xc0, &content), SCAN])).is_some()
         };
         assert!(with(7, 0x41) && with(7, 0x12));

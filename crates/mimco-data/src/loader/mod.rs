@@ -61,9 +61,17 @@ pub struct Batch {
 ///
 /// # fn main() -> Result<(), DataError> {
 /// let labels = Some(vec![0, 1, 1, 0, 1]);
-/// let images = InMemoryImages { width: 8, height: 8, channels: 1, pixels: vec![51; 5 * 64], labels };
+/// let pixels = vec![51; 5 * 8 * 8];
+/// let images = InMemoryImages { width: 8, height: 8, channels: 1, pixels, labels };
 /// let dataset = Dataset::from_memory("digits", images, vec!["zero".into(), "one".into()]);
-/// let options = LoaderOptions { batch_size: 2, seed: 0, workers: 2, queue: 4, image_size: 8, max_broken: 0.0 };
+/// let options = LoaderOptions {
+///     batch_size: 2,
+///     seed: 0,
+///     workers: 2,
+///     queue: 4,
+///     image_size: 8,
+///     max_broken: 0.0,
+/// };
 /// let loader = Loader::new(dataset, ViewSpec::Evaluation, options);
 /// for batch in loader.epoch(0, 0) {
 ///     let batch = batch?;
@@ -182,8 +190,9 @@ impl Shared {
         }
         views.iter_mut().for_each(|v| v.truncate(indices.len() * view_len));
         order.ahead(positions).for_each(|sample| self.dataset.read_ahead(sample as usize));
-        let labels = || indices.iter().map(|&index| self.dataset.label(index as usize)).collect();
-        let targets = if self.dataset.classes().is_empty() { None } else { labels() };
+        let label = |&index: &u32| self.dataset.label(index as usize);
+        let is_labelled = wanted.first().and_then(label).is_some();
+        let targets = if is_labelled { indices.iter().map(label).collect() } else { None };
         Ok(Batch { indices, views, targets, broken })
     }
 

@@ -88,11 +88,14 @@ impl Store {
     /// the settings are invalid.
     pub(crate) fn open(url: &str) -> Result<Store, DataError> {
         let settings = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Store::with(url, &settings.collect::<Vec<_>>())
+        Store::with_settings(url, &settings.collect::<Vec<_>>())
     }
 
     /// Opens a store as [`Store::open`] does, with these names and values as the environment.
-    pub(crate) fn with(text: &str, settings: &[(String, String)]) -> Result<Store, DataError> {
+    ///
+    /// # Errors
+    /// Fails as [`Store::open`] does.
+    pub(crate) fn with_settings(text: &str, settings: &[(String, String)]) -> Result<Store, DataError> {
         let refused = |what: String| DataError::path(redacted(text), what);
         let url = Url::parse(text).map_err(|e| refused(format!("is not a valid URL ({e}); write it as s3://BUCKET/FOLDER")))?;
         let user = !url.username().is_empty() && !names_container(url.scheme());

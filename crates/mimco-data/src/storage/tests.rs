@@ -55,11 +55,11 @@ impl Server {
         let settings =
             [("AWS_ENDPOINT_URL", &*endpoint), ("AWS_ALLOW_HTTP", "true"), ("AWS_SKIP_SIGNATURE", "true"), ("AWS_PAGER", "less")];
         let settings: Vec<_> = settings.iter().chain(more).map(|(name, value)| (name.to_string(), value.to_string())).collect();
-        Store::with(&format!("s3://bucket/{folder}"), &settings).unwrap()
+        Store::with_settings(&format!("s3://bucket/{folder}"), &settings).unwrap()
     }
 
     fn web(&self, folder: &str) -> Store {
-        Store::with(&format!("http://{}/bucket/{folder}", self.host), &[]).unwrap()
+        Store::with_settings(&format!("http://{}/bucket/{folder}", self.host), &[]).unwrap()
     }
 
     fn sent(&self) -> Vec<usize> {
@@ -319,7 +319,7 @@ fn a_silent_or_absent_server_is_an_error_in_time() {
             assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
         });
         let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // the listener is closed
-        let store = Store::with(&format!("http://{absent}/x"), &[]).unwrap();
+        let store = Store::with_settings(&format!("http://{absent}/x"), &[]).unwrap();
         let error = store.read("a.bin", None).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         assert!(error.to_string().contains(&format!("http://{absent}/x/a.bin: cannot be reached; check the network")), "{error}");
@@ -343,10 +343,10 @@ fn errors_about_urls_and_settings_contain_no_secrets() {
         assert!(error.contains(words) && !error.contains("hush") && !error.contains('\n'), "{url}: {error}");
     }
     let unusable = [("AWS_ACCESS_KEY_ID".to_string(), "hush".to_string())];
-    let error = Store::with("s3://bucket", &unusable).err().unwrap().to_string();
+    let error = Store::with_settings("s3://bucket", &unusable).err().unwrap().to_string();
     assert!(error.contains("s3://bucket: cannot be opened") && !error.contains("hush"), "{error}");
     let unusable =
         [("AWS_SKIP_SIGNATURE".to_string(), "true".to_string()), ("AWS_ENDPOINT_URL".to_string(), "http://127.0.0.1:1".to_string())];
-    let error = Store::with("s3://bucket", &unusable).unwrap_or_else(|e| panic!("{e}")).read("x", None).unwrap_err();
+    let error = Store::with_settings("s3://bucket", &unusable).unwrap_or_else(|e| panic!("{e}")).read("x", None).unwrap_err();
     assert!(error.to_string().contains("AWS_ALLOW_HTTP=true"), "{error}");
 }

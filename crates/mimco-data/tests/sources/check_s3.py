@@ -1,4 +1,4 @@
-"""Serves a folder as an S3 bucket on this machine, to try `s3://` by hand.
+"""Serves a folder as a local S3 bucket, for manual tests of `s3://`.
 
     pip install 'moto[server]' boto3
     python check_s3.py FOLDER [PORT]    # prints the environment to use, and serves until Ctrl-C
@@ -20,7 +20,7 @@ def main() -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    # The server takes any key; these are no secrets.
+    # The server accepts any key; these are not secrets.
     environment = {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",

@@ -1,12 +1,12 @@
-"""Writes sets of images as others store them: WebDataset's shards and Hugging Face's Parquet files, and what is in them.
+"""Writes datasets with other programs: WebDataset's shards and Hugging Face's Parquet files, and lists their contents.
 
     pip install webdataset==1.0.2 datasets==5.2.0 pillow==13.0.0 numpy==2.4.6 pyarrow==26.0.1
     python make_sources.py               writes ../fixtures/sources
-    python make_sources.py --big FOLDER  writes larger sets of 500 images
+    python make_sources.py --big FOLDER  writes larger datasets of 500 images
 
-Both have `expected.json`: of each source its path, the names of its classes by their labels (null where none are stored), and its images in
-order: `name` as mimco calls it, `label`, `stored`, the hash of the image's bytes, and for lossless images `pixels`, the hash of the RGB bytes
-that Pillow decodes. Hashes are FNV-1a of 64 bits, in hexadecimal.
+Both write `expected.json`: for each dataset its path, its class names (null if none are stored), and its images in order.
+An image has mimco's `name`, its `label`, the hash `stored` of its bytes, and for lossless images the hash `pixels` of
+Pillow's RGB bytes. Hashes are 64-bit FNV-1a in hexadecimal.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def fnv(data):
 
 
 def picture(index, side):
-    """A picture's bytes and their kind: every third is a grey JPEG, the others are PNGs in colour, sizes differ."""
+    """Returns an image's bytes and format: every third is a grayscale JPEG, the others are color PNGs of different sizes."""
     random = np.random.default_rng(index)
     height, width = random.integers(side // 2, side, 2)
     pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -67,7 +67,7 @@ def shards(folder, pictures, per_shard):
 
 
 def parquet(folder, pictures, per_file, per_group, **options):
-    """With options by pyarrow as older releases of `datasets` wrote, without as this one does."""
+    """Writes with pyarrow like older releases of `datasets` if there are options, otherwise with `datasets`."""
     folder.mkdir(parents=True, exist_ok=True)
     images, files = [], -(-len(pictures) // per_file)
     all_labels = labels(len(pictures))
@@ -87,7 +87,7 @@ def parquet(folder, pictures, per_file, per_group, **options):
 
 
 def odd(folder):
-    """Small files that are not as they should be, or not as `datasets` writes them; only Parquet's own tests know what is in them."""
+    """Writes small invalid files, and files unlike those of `datasets`, for the unit tests of Parquet."""
     folder.mkdir(parents=True, exist_ok=True)
     bytes_of = [f"image {index}".encode() for index in range(4)]
     struct = [{"bytes": data, "path": None} for data in bytes_of]
@@ -122,7 +122,7 @@ def main():
         folder = pathlib.Path(__file__).parent.parent / "fixtures" / "sources"
         pictures = [picture(index, 8) for index in range(6)]
         sources = [shards(folder / "shards", pictures, 3), parquet(folder / "parquet", pictures, 3, 2)]
-        # Each picture twice, which packs well; with and without a dictionary, by both versions of pages.
+        # Each image twice, which compresses well; with and without a dictionary, with both versions of pages.
         twice, small = pictures[1:3] * 2, {"write_statistics": False, "store_schema": False}
         for packed, version in [("snappy", "1.0"), ("gzip", "2.0"), ("zstd", "1.0"), ("lz4", "2.0")]:
             small |= {"compression": packed, "data_page_version": version, "use_dictionary": packed == "gzip"}

@@ -5,9 +5,9 @@
 //! into nested schemas without a limit, which overflows the stack, and reserves a row group (over
 //! 100 bytes) for every claimed one that has a byte left.
 
-use super::codec::Codec;
-use super::pages::Chunk;
-use super::thrift::{BINARY, I32, I64, LIST, STRUCT, Thrift};
+use crate::dataset::parquet::codec::Codec;
+use crate::dataset::parquet::pages::Chunk;
+use crate::dataset::parquet::thrift::{BINARY, I32, I64, LIST, STRUCT, Thrift};
 use crate::storage::Storage;
 use parquet::basic::Type as Kind;
 use std::io::{Read, SeekFrom};

@@ -1,8 +1,8 @@
 //! The pages of a column in one row group. They are located and decompressed here, with sizes
 //! bounded by the bytes of the file, and decoded by the `parquet` crate.
 
-use super::codec::Codec;
-use super::thrift::{I32, STRUCT, Thrift};
+use crate::dataset::parquet::codec::Codec;
+use crate::dataset::parquet::thrift::{I32, STRUCT, Thrift};
 use crate::decode::guard::guard;
 use crate::storage::Storage;
 use bytes::Bytes;

@@ -1,6 +1,6 @@
 //! Thrift's compact encoding, as far as footers and page headers of Parquet files need it. No
 //! memory is allocated by claimed sizes, a list has at most one element per byte, and nesting is
-//! bounded.
+//! bounded. The reader of the `parquet` crate is not public.
 
 pub(super) const I32: u8 = 5;
 pub(super) const I64: u8 = 6;
