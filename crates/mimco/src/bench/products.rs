@@ -1,4 +1,4 @@
-//! Matrix products as a layer of a transformer has them.
+//! Benchmark of matrix products with the shapes of transformer layers.
 
 use super::{Rate, rate};
 use mimco_engine::Tensor;
@@ -7,18 +7,18 @@ use mimco_engine::cpu::product::{Panels, Precision, product};
 use mimco_engine::cpu::threads::Parts;
 use serde::Serialize;
 
-/// A product's rates in GFLOP/s.
+/// Rates of a matrix product in GFLOP/s.
 #[derive(Clone, Debug, Serialize)]
 pub struct Product {
-    /// Rows, inner places and columns.
+    /// Rows, inner dimension and columns.
     pub shape: [usize; 3],
-    /// From two plain matrices to a third, the packing of the right one counted, as `torch.mm` does it.
+    /// Rate of plain matrices. Packing of the right factor is included, as in `torch.mm`.
     pub gflops: Rate,
-    /// With the right one packed before, as a training step finds its weights.
+    /// Rate with a right factor packed in advance, like the weights in a training step.
     pub gflops_packed: Rate,
 }
 
-/// Times the product of `[rows, inner, columns]`, factors and result in `precision`.
+/// Times the product [rows, inner] · [inner, columns] with factors and result in `precision`.
 pub fn time([rows, inner, columns]: [usize; 3], precision: Precision, repeats: usize) -> Product {
     let (a, b) = (numbers(rows, inner, precision), numbers(inner, columns, precision));
     let mut c = Tensor::stale_in(precision, [rows, columns]);
@@ -29,11 +29,13 @@ pub fn time([rows, inner, columns]: [usize; 3], precision: Precision, repeats: u
     Product { shape: [rows, inner, columns], gflops, gflops_packed }
 }
 
-/// Floating-point operations a second of a large product, the ceiling that a training step is measured by.
+/// Returns the floating-point operations per second of a large matrix product: the reference for the
+/// utilization of a training step.
 pub fn ceiling(precision: Precision) -> f64 {
     time([1536, 1024, 1024], precision, 7).gflops_packed.best * 1e9
 }
 
+/// Returns a matrix of arbitrary values in -1..1.
 fn numbers(rows: usize, columns: usize, precision: Precision) -> Tensor {
     let value = |i: usize| (i * 37 % 1009) as f32 / 504.5 - 1.0;
     let mut tensor = Tensor::stale_in(precision, [rows, columns]);
@@ -44,6 +46,7 @@ fn numbers(rows: usize, columns: usize, precision: Precision) -> Tensor {
     tensor
 }
 
+/// Computes the product of `a` and the packed `b` into `c`.
 fn into(c: &mut Tensor, a: &Tensor, b: &Panels) {
     fn store<T: Number>(c: &mut [T], a: &Tensor, b: &Panels) {
         let (c, columns) = (Parts::new(c), b.columns());
