@@ -1,4 +1,5 @@
-//! Demo: both stages on real images that are part of the binary, then an evaluation of the features.
+//! Demo: both stages on real images that are part of the binary, then an evaluation of the
+//! features.
 
 use crate::evaluation::features::{Features, extract, labels_of, pixels};
 use crate::evaluation::{knn::knn_top1, linear::linear_top1};
@@ -20,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-/// First 12,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT license), as IDX
-/// images followed by IDX labels.
+/// First 12,000 training images of Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, MIT license), as
+/// IDX images followed by IDX labels.
 const TRAIN: &[u8] = include_bytes!("../data/fashion-mnist-train.gz");
 /// First 2,000 test images of Fashion-MNIST, in the same format.
 const TEST: &[u8] = include_bytes!("../data/fashion-mnist-test.gz");
@@ -104,8 +105,8 @@ fn unpack(gz: &[u8], name: &str) -> Result<Dataset, Error> {
     let corrupt = |what: String| Error::Training(format!("the images in the program are corrupt ({what}); build the program again"));
     let mut bytes = Vec::new();
     GzDecoder::new(gz).read_to_end(&mut bytes).map_err(|e| corrupt(e.to_string()))?;
-    // The images have a header of 16 bytes, the labels one of 8 and a byte per image: the length gives
-    // the number of images.
+    // The images have a header of 16 bytes, the labels one of 8 and a byte per image: the length
+    // gives the number of images.
     const PIXELS: usize = 28 * 28;
     let count = bytes.len().saturating_sub(16 + 8) / (PIXELS + 1);
     let (images, labels) = bytes.split_at_checked(16 + count * PIXELS).ok_or_else(|| corrupt("truncated".into()))?;
@@ -117,8 +118,8 @@ fn unpack(gz: &[u8], name: &str) -> Result<Dataset, Error> {
 /// Caption and PNG file of a picture.
 type Picture = (String, Vec<u8>);
 
-/// Evaluates raw pixels, a random network, the teacher and the student. Also returns pictures of the
-/// student's nearest neighbors.
+/// Evaluates raw pixels, a random network, the teacher and the student. Also returns pictures of
+/// the student's nearest neighbors.
 fn evaluate(config: &Config, stages: &[Summary], images: &Images) -> Result<(Vec<Row>, Vec<Picture>), Error> {
     let (train, test) = (&images.train, images.val.as_ref().unwrap_or(&images.train));
     let row = |name: &str, method: &str, epochs: usize, seconds: f64, features: &[Features; 2]| {
@@ -219,7 +220,8 @@ mod tests {
         let images = images().unwrap();
         let test = images.val.unwrap();
         assert_eq!((images.train.len(), test.len()), (12_000, 2_000));
-        // The first training and test images are ankle boots; training image 1 is the first t-shirt.
+        // The first training and test images are ankle boots; training image 1 is the first
+        // t-shirt.
         assert_eq!((images.train.label(0), images.train.label(1), test.label(0)), (Some(9), Some(0), Some(9)));
         let dresses = (0..test.len()).filter(|&i| test.label(i) == Some(3)).count();
         assert!((150..250).contains(&dresses), "about a tenth are dresses: {dresses}");

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 /// Image size in px.
 const SIZE: u32 = 224;
 
-/// Returns the images per second of `threads` threads that load the dataset repeatedly for `seconds`.
+/// Returns the images per second of `threads` threads that load the dataset repeatedly for
+/// `seconds`.
 ///
 /// # Errors
 /// A dataset without a readable image.

@@ -17,8 +17,8 @@ pub struct Rate {
     pub best: f64,
 }
 
-/// Returns the rate of `repeats` runs of `work`, after two runs that warm up caches and buffers. Each
-/// run processes `units`.
+/// Returns the rate of `repeats` runs of `work`, after two runs that warm up caches and buffers.
+/// Each run processes `units`.
 pub fn rate(units: f64, repeats: usize, mut work: impl FnMut()) -> Rate {
     work();
     work();

@@ -29,8 +29,8 @@ pub fn time([rows, inner, columns]: [usize; 3], precision: Precision, repeats: u
     Product { shape: [rows, inner, columns], gflops, gflops_packed }
 }
 
-/// Returns the floating-point operations per second of a large matrix product: the reference for the
-/// utilization of a training step.
+/// Returns the floating-point operations per second of a large matrix product: the reference for
+/// the utilization of a training step.
 pub fn ceiling(precision: Precision) -> f64 {
     time([1536, 1024, 1024], precision, 7).gflops_packed.best * 1e9
 }

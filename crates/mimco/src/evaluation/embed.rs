@@ -96,8 +96,8 @@ impl Format {
     }
 }
 
-/// Writes NumPy's format, version 1.0: magic, header length, header text, then the values. Spaces pad
-/// the header to a multiple of 64 bytes.
+/// Writes NumPy's format, version 1.0: magic, header length, header text, then the values. Spaces
+/// pad the header to a multiple of 64 bytes.
 fn write_npy(out: &mut dyn Write, features: &Features) -> io::Result<()> {
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", features.rows(), features.width());
     let length = 10 + header.len() + 1; // magic, version and length before it, a line feed after it
@@ -199,8 +199,8 @@ mod tests {
         let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
         assert_eq!(reader.metadata().num_row_groups(), 2);
         let mut count = 0;
-        // Checks the first row, rows at a page boundary and rows on both sides of the group boundary.
-        // Converting every row is slow.
+        // Checks the first row, rows at a page boundary and rows on both sides of the group
+        // boundary. Converting every row is slow.
         for (row, record) in reader.get_row_iter(None).unwrap().enumerate() {
             count += 1;
             if [0, 255, 256, rows - 4, rows - 3, rows - 1].contains(&row) {

@@ -16,8 +16,8 @@ const LOW_RANK_SHARE: f64 = 0.03;
 
 /// Returns RankMe, the effective rank of the features [rows, width] (Garrido et al. 2023, eq. 1).
 ///
-/// It is exp(-Σ p ln p) with p = σ / Σσ + 1e-7 over the singular values σ of the features, which are
-/// neither centered nor normalized. It is between 1 and min(rows, width), and NaN if there is no
+/// It is exp(-Σ p ln p) with p = σ / Σσ + 1e-7 over the singular values σ. The features are neither
+/// centered nor normalized. The rank is between 1 and min(rows, width). It is NaN if there is no
 /// feature or a value is not finite.
 pub fn rankme(features: &Features) -> f64 {
     let (rows, width) = (features.rows(), features.width());

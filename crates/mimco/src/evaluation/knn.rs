@@ -94,8 +94,8 @@ struct Nearest {
     floor: f32,
 }
 
-/// Orders by descending similarity, then by row. This order is total, so the k nearest do not depend
-/// on the search.
+/// Orders by descending similarity, then by row. This order is total, so the k nearest do not
+/// depend on the search.
 fn by_similarity(a: &(f32, u32), b: &(f32, u32)) -> Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
@@ -134,7 +134,8 @@ impl Nearest {
     }
 }
 
-/// Returns the class with the largest sum of exp(similarity / temperature), the lower class on a tie.
+/// Returns the class with the largest sum of exp(similarity / temperature), the lower class on a
+/// tie.
 fn vote(nearest: &[(f32, u32)], labels: &[u32], classes: usize, temperature: f64) -> u32 {
     let mut sums = vec![0.0f64; classes];
     let top = nearest.first().map_or(0.0, |n| n.0 as f64);

@@ -1,7 +1,9 @@
-//! L-BFGS minimization of a smooth convex function (Nocedal and Wright 2006, algorithms 7.4 and 3.1).
+//! L-BFGS minimization of a smooth convex function (Nocedal and Wright 2006, algorithms 7.4 and
+//! 3.1).
 //!
 //! This is own code: `argmin`, the maintained crate with L-BFGS, brings its own vector traits. It
-//! accepts neither a scale per variable nor an objective that returns value and gradient in one pass.
+//! accepts neither a scale per variable nor an objective that returns value and gradient in one
+//! pass.
 
 use std::collections::VecDeque;
 
@@ -33,8 +35,8 @@ pub(super) struct Minimum {
 
 /// Minimizes `objective` from the starting point `x`.
 ///
-/// `objective(x, gradient)` writes the gradient and returns the value. `scale` is an estimate of the
-/// inverse curvature of each variable.
+/// `objective(x, gradient)` writes the gradient and returns the value. `scale` is an estimate of
+/// the inverse curvature of each variable.
 pub(super) fn minimize(mut x: Vec<f64>, scale: &[f64], stop: Stop, mut objective: impl FnMut(&[f64], &mut [f64]) -> f64) -> Minimum {
     let n = x.len();
     let (mut gradient, mut new_x, mut new_gradient) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);

@@ -213,8 +213,8 @@ mod tests {
     use mimco_data::random::{between, keyed};
     use mimco_engine::cpu::threads::{set_threads, threads};
 
-    /// Returns `classes` clusters at distance `apart` from the center. The scales of the columns differ
-    /// by powers of ten, the columns are correlated, and the last one is constant.
+    /// Returns `classes` clusters at distance `apart` from the center. The scales of the columns
+    /// differ by powers of ten, the columns are correlated, and the last one is constant.
     fn clusters(rows: usize, width: usize, classes: usize, apart: f32, seed: u64) -> (Features, Vec<u32>) {
         let labels: Vec<u32> = (0..rows as u32).map(|i| i % classes as u32).collect();
         let mut rng = keyed(seed, Purpose::Init, 0, 0);
@@ -254,8 +254,8 @@ mod tests {
         let fitted = fit(&problem, &transform, 1e-9, vec![0.0; 4], FINAL_STOP);
         let slope = (fitted.x[2] - fitted.x[0]).abs() / 2.0;
         assert!((slope - 3f64.ln() / 2.0).abs() < 1e-4, "{:?}", fitted.x);
-        // Constant columns carry no information: the biases become the log frequencies of the classes,
-        // and the most frequent class is predicted.
+        // Constant columns carry no information: the biases become the log frequencies of the
+        // classes, and the most frequent class is predicted.
         let flat = Features::new(3, vec![0.1; 3 * 40]);
         let labels: Vec<u32> = (0..40).map(|i| (i % 4 == 0) as u32).collect();
         let transform = InputTransform::fit(&flat);

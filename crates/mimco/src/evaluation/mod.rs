@@ -1,4 +1,5 @@
-//! Evaluation of frozen features: kNN, linear probe, effective rank and spread, and export to files.
+//! Evaluation of frozen features: kNN, linear probe, effective rank and spread, and export to
+//! files.
 //!
 //! Every evaluation reads [`features::Features`]: one class token or mean patch token per image,
 //! computed once and kept.

@@ -36,7 +36,8 @@ const CHARTS: [Chart; 12] = [
         unit: "loss",
         factor: 1.0,
         from_zero: false,
-        caption: "Should fall quickly, then slowly. The level depends on batch size and temperature: compare only runs with the same settings.",
+        caption: "Should fall quickly, then slowly. The level depends on batch size and temperature: compare \
+                  only runs with the same settings.",
     },
     Chart {
         title: "Contrastive accuracy",
@@ -44,7 +45,8 @@ const CHARTS: [Chart; 12] = [
         unit: "percent",
         factor: 1.0,
         from_zero: true,
-        caption: "Should rise. It is the share of predictions whose most similar target is the correct one. Values near 100 % from the start mean that the task is too easy.",
+        caption: "Should rise. It is the share of predictions whose most similar target is the correct one. Values \
+                  near 100 % from the start mean that the task is too easy.",
     },
     Chart {
         title: "Alignment of student and teacher",
@@ -52,7 +54,8 @@ const CHARTS: [Chart; 12] = [
         unit: "cosine similarity",
         factor: 1.0,
         from_zero: false,
-        caption: "Should rise, then level off. It need not reach 1: the losses only require the correct target to be closer than the others.",
+        caption: "Should rise, then level off. It need not reach 1: the losses only require the correct target to be \
+                  closer than the others.",
     },
     Chart {
         title: "Effective rank of the features (RankMe)",
@@ -68,7 +71,8 @@ const CHARTS: [Chart; 12] = [
         unit: "std",
         factor: 1.0,
         from_zero: true,
-        caption: "Should stay well above 0. At 0, all images have the same feature direction; at 1, the directions are spread uniformly.",
+        caption: "Should stay well above 0. At 0, all features have the same direction; at 1, the \
+                  directions are spread uniformly.",
     },
     Chart {
         title: "Learning rate",
@@ -100,7 +104,8 @@ const CHARTS: [Chart; 12] = [
         unit: "percent",
         factor: 100.0,
         from_zero: true,
-        caption: "Should be near 0. Above 10 %, loading is too slow: raise data.workers, or downscale the images once before training.",
+        caption: "Should be near 0. Above 10 %, loading is too slow: raise data.workers, or downscale the \
+                  images once before training.",
     },
     Chart {
         title: "Model FLOP utilization (MFU)",
@@ -108,7 +113,8 @@ const CHARTS: [Chart; 12] = [
         unit: "percent",
         factor: 100.0,
         from_zero: true,
-        caption: "Higher is better. 100 % is the speed of large matrix products. The rest is memory traffic, waiting, and other operations.",
+        caption: "Higher is better. 100 % is the speed of large matrix products. The rest is memory traffic, \
+                  waiting, and other operations.",
     },
     Chart {
         title: "Skipped steps (total)",
@@ -127,7 +133,8 @@ pub fn curves(history: &History) -> String {
     if !charts.is_empty() {
         let _ = write!(
             html,
-            "<p>The number after each name is its last value. The caption below each chart describes a healthy run.</p>\n<div class=\"charts\">\n{charts}</div>\n"
+            "<p>The number after each name is its last value. The caption below each chart describes a healthy run.</p>\n\
+             <div class=\"charts\">\n{charts}</div>\n"
         );
     }
     html

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::path::Path;
 
-/// Largest absolute value of a metric. Larger values are treated as not finite: their differences
-/// can overflow in a chart.
+/// Largest absolute value of a metric. Larger values count as not finite: their differences can
+/// overflow in a chart.
 const MAX_VALUE: f64 = 1e30;
 
 /// Step and value pairs of one metric, sorted by step.
@@ -25,8 +25,8 @@ pub struct History {
 }
 
 impl History {
-    /// Reads all valid lines of a file. Missing and invalid data become notes: a report must not fail
-    /// because of a curve.
+    /// Reads all valid lines of a file. Missing and invalid data become notes: a report must not
+    /// fail because of a curve.
     pub fn read(path: &Path) -> History {
         let mut history = History::default();
         let (mut unreadable, mut not_finite) = (0, 0);
@@ -56,7 +56,8 @@ impl History {
             });
         }
         if not_finite > 0 {
-            history.notes.push(format!("{not_finite} values are not finite and left out."));
+            let values = if not_finite == 1 { "value is" } else { "values are" };
+            history.notes.push(format!("{not_finite} {values} not finite and left out."));
         }
         if history.metrics.is_empty() && history.notes.is_empty() {
             history.notes.push("The metrics file has no values yet.".into());
@@ -67,8 +68,8 @@ impl History {
         history
     }
 
-    /// Adds the metrics of a line. Returns the number of values that are not finite, or `None` if the
-    /// line is invalid.
+    /// Adds the metrics of a line. Returns the number of values that are not finite, or `None` if
+    /// the line is invalid.
     fn add_line(&mut self, line: &[u8]) -> Option<usize> {
         let line: Map<String, Value> = serde_json::from_slice(line).ok()?;
         let step = line.get("step")?.as_u64()? as f64;
@@ -102,7 +103,7 @@ mod tests {
         assert_eq!(history.metrics, BTreeMap::from([("a".to_string(), vec![(10.0, 1.5), (20.0, 2.0)])]));
         assert_eq!(history.last_step, 20.0);
         assert_eq!(history.notes.len(), 2, "{:?}", history.notes);
-        assert!(history.notes[0].starts_with("4 lines") && history.notes[1].starts_with("1 values"));
+        assert!(history.notes[0].starts_with("4 lines") && history.notes[1].starts_with("1 value is"));
     }
 
     #[test]

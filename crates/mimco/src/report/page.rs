@@ -4,7 +4,8 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::fmt::Write;
 
-/// HTML page under construction. Only [`Page::push`] takes markup; all other methods escape their text.
+/// HTML page under construction. Only [`Page::push`] takes markup; all other methods escape their
+/// text.
 pub struct Page {
     html: String,
 }

@@ -1,8 +1,8 @@
 //! Line charts over training steps, drawn as SVG.
 //!
 //! The chart is drawn at twice its displayed size, because the backend rounds to whole pixels. The
-//! page draws the legend outside the chart, so that it cannot cover a line. `style.css` replaces the
-//! colors on dark screens.
+//! page draws the legend outside the chart, so that it cannot cover a line. `style.css` replaces
+//! the colors on dark screens.
 
 use super::history::Points;
 use plotters::prelude::*;
@@ -29,8 +29,8 @@ pub fn color_index(line: usize) -> usize {
     line % COLORS.len()
 }
 
-/// Draws lines over steps 0 to `last_step` as an SVG element. `unit` labels the vertical axis, which
-/// includes 0 if `from_zero` is true.
+/// Draws lines over steps 0 to `last_step` as an SVG element. `unit` labels the vertical axis,
+/// which includes 0 if `from_zero` is true.
 ///
 /// # Errors
 /// A chart that the backend cannot draw.

@@ -21,8 +21,8 @@ pub struct Row {
     pub linear_top1: f64,
 }
 
-/// Returns the rows as an HTML table. The accuracies come first, because a phone shows only the first
-/// columns.
+/// Returns the rows as an HTML table. The accuracies come first, because a phone shows only the
+/// first columns.
 pub fn table(rows: &[Row]) -> String {
     let mut html = String::from(
         "<div class=\"wide\"><table>\n<thead><tr><th>Features</th><th class=\"n\">kNN&nbsp;%</th><th class=\"n\">Linear&nbsp;%</th>\

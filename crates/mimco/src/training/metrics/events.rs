@@ -93,7 +93,8 @@ pub mod tests {
             .fold(!0u32, |crc, &byte| (0..8).fold(crc ^ byte as u32, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 }))
     }
 
-    /// Computes ((crc >> 15) | (crc << 17)) + 0xa282ead8 modulo 2^32 in `u64`, as the format describes it.
+    /// Computes ((crc >> 15) | (crc << 17)) + 0xa282ead8 modulo 2^32 in `u64`, as the format
+    /// describes it.
     fn masked(data: &[u8]) -> u32 {
         let crc = crc(data) as u64;
         ((((crc >> 15) | (crc << 17)) & 0xffff_ffff) + 0xa282_ead8) as u32
@@ -112,7 +113,8 @@ pub mod tests {
         take(bytes, length).iter().rev().fold(0, |value, byte| value << 7 | (byte & 0x7f) as u64)
     }
 
-    /// Returns number and content of each field of a message. The content of a varint is eight bytes.
+    /// Returns number and content of each field of a message. The content of a varint is eight
+    /// bytes.
     fn fields(mut message: &[u8]) -> Vec<(u64, Vec<u8>)> {
         let mut fields = Vec::new();
         while !message.is_empty() {

@@ -16,8 +16,8 @@ use std::time::SystemTime;
 
 /// Name of the file with one JSON object per line.
 pub const LINES: &str = "metrics.jsonl";
-/// Name of the TensorBoard file, which must contain "tfevents". It has no time or host name, so that a
-/// resumed run appends to the same file.
+/// Name of the TensorBoard file, which must contain "tfevents". It has no time or host name, so
+/// that a resumed run appends to the same file.
 pub const EVENTS: &str = "events.out.tfevents.0.mimco";
 
 /// Position in the metrics files, stored in a checkpoint.
