@@ -1,4 +1,4 @@
-//! Loading alone: decode and augmentation to normalized f32 images in memory.
+//! Benchmark of data loading: decoding and augmentation to normalized f32 images in memory.
 
 use crate::Error;
 use crate::models::vit::{IMAGENET_MEAN, IMAGENET_STD};
@@ -7,12 +7,14 @@ use mimco_data::loader::{Key, ViewSpec};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+/// Image size in px.
 const SIZE: u32 = 224;
 
-/// Returns the images per second of `threads` threads that load the set repeatedly for `seconds`.
+/// Returns the images per second of `threads` threads that load the dataset repeatedly for
+/// `seconds`.
 ///
 /// # Errors
-/// A set without a readable image.
+/// A dataset without a readable image.
 pub fn time(dataset: &Dataset, spec: &ViewSpec, threads: usize, seconds: f64) -> Result<f64, Error> {
     let [next, done, failed] = [const { AtomicUsize::new(0) }; 3];
     let started = Instant::now();

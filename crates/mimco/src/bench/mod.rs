@@ -1,5 +1,5 @@
-//! Benchmarks of training steps, matrix products and loading. The scripts in the repository's `bench/`
-//! time the same in PyTorch.
+//! Benchmarks of training steps, matrix products and data loading. The scripts in the repository's
+//! `bench/` folder time the same work in PyTorch.
 
 pub mod data;
 pub mod products;
@@ -8,16 +8,17 @@ pub mod step;
 use serde::Serialize;
 use std::time::Instant;
 
-/// Units per second over several repeats.
+/// Rate over several repeats, in units per second.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Rate {
-    /// At the median time.
+    /// Rate at the median time.
     pub median: f64,
-    /// At the shortest time.
+    /// Rate at the shortest time.
     pub best: f64,
 }
 
-/// Times `repeats` runs of `work`, which does `units` each, after two runs that fill caches and buffers.
+/// Returns the rate of `repeats` runs of `work`, after two runs that warm up caches and buffers.
+/// Each run processes `units`.
 pub fn rate(units: f64, repeats: usize, mut work: impl FnMut()) -> Rate {
     work();
     work();
@@ -32,7 +33,7 @@ pub fn rate(units: f64, repeats: usize, mut work: impl FnMut()) -> Rate {
     Rate { median: units / seconds[seconds.len() / 2], best: units / seconds[0] }
 }
 
-/// Returns the peak resident set of the process in MiB, where the system provides it.
+/// Returns the peak resident set of the process in MiB, or `None` if the system does not report it.
 pub fn peak_mib() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let kib: f64 = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -1,4 +1,4 @@
-//! Files of features for other tools: NumPy, safetensors, Parquet.
+//! Export of features to NumPy, safetensors and Parquet files.
 
 use super::features::Features;
 use crate::interop::write::safetensors;
@@ -13,32 +13,37 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-/// Numbers of a Parquet row group: what one of them holds in memory while it is written, 16 MiB.
-const GROUP_NUMBERS: usize = 4 << 20;
-/// A list of floats as pandas, pyarrow and polars know it: three levels, the standard's names.
+/// Floats in a Parquet row group: 16 MiB, which the writer holds in memory.
+const GROUP_VALUES: usize = 4 << 20;
+/// Schema with the standard three-level list that pandas, pyarrow and polars read.
 const SCHEMA: &str = "message features {
     REQUIRED BYTE_ARRAY file (STRING);
     REQUIRED GROUP feature (LIST) { REPEATED GROUP list { REQUIRED FLOAT element; } }
 }";
 
-/// Writes features [rows, width] and the name of each row's image, by the path's ending:
+/// Writes features [rows, width] and the name of each row's image. The file extension selects the
+/// format:
 ///
-/// - `.npy`: a float32 array [rows, width]; names beside it in a text file, `.names.txt` in place of `.npy`, one a line in the same order
-///   (backslash, line feed and carriage return in a name as `\\`, `\n`, `\r`).
-/// - `.safetensors`: the same as tensor `features`, with the same text file.
+/// - `.npy`: float32 array [rows, width]. The names are in a text file next to it, with
+///   `.names.txt` in place of `.npy`: one name per line, in row order. Backslash, line feed and
+///   carriage return in a name are escaped as `\\`, `\n` and `\r`.
+/// - `.safetensors`: tensor `features` [rows, width], with the same text file.
 /// - `.parquet`: columns `file` (string) and `feature` (list of floats).
 ///
-/// A file appears whole or not at all, and its bytes follow from the features and names alone.
+/// Writes are atomic. The bytes depend only on the features and names.
 ///
 /// # Errors
-/// Another ending, another number of names than rows, a place that cannot be written.
+/// - Another file extension.
+/// - A number of names other than the number of rows.
+/// - Features that are not finite.
+/// - A file that cannot be written.
 pub fn write(path: &Path, features: &Features, names: &[String]) -> Result<(), Error> {
     if names.len() != features.rows() {
-        return Err(Error::Setting(format!("{} features with {} names; give one name for each", features.rows(), names.len())));
+        return Err(Error::Setting(format!("{} features have {} names; give one name for each feature", features.rows(), names.len())));
     }
     if !features.data().iter().all(|v| v.is_finite()) {
         return Err(Error::Training(
-            "the features are not finite; the weights are damaged or their training diverged: use an earlier checkpoint".into(),
+            "the features are not finite: the weights are corrupt or the training diverged; use an earlier checkpoint".into(),
         ));
     }
     let (rows, width) = (features.rows(), features.width());
@@ -49,24 +54,27 @@ pub fn write(path: &Path, features: &Features, names: &[String]) -> Result<(), E
             return files::write_atomically_with(path, |out| write_parquet(out, features, names).map_err(io::Error::other));
         }
     }
-    let lines: String = names.iter().map(|name| escaped(name) + "\n").collect();
+    let lines: String = names.iter().map(|name| escape_name(name) + "\n").collect();
     files::write_atomically(&path.with_extension("names.txt"), lines.as_bytes())
 }
 
-/// Whether features can be written there, to be asked before they are computed.
+/// Checks that features can be written to `path`, before they are computed.
 ///
 /// # Errors
-/// Another ending than the three, or a folder that is not there.
+/// An unsupported file extension, or a folder that does not exist.
 pub fn check_path(path: &Path) -> Result<(), Error> {
     Format::of(path)?;
     match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => {
-            Err(Error::Setting(format!("{}: the folder {} is not there; make it, or give another --out", path.display(), folder.display())))
-        }
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.is_dir() => Err(Error::Setting(format!(
+            "{}: the folder {} does not exist; create it, or set another --out",
+            path.display(),
+            folder.display()
+        ))),
         _ => Ok(()),
     }
 }
 
+/// Supported file formats.
 enum Format {
     Npy,
     Safetensors,
@@ -74,24 +82,26 @@ enum Format {
 }
 
 impl Format {
+    /// Returns the format of the file extension, in any case.
     fn of(path: &Path) -> Result<Format, Error> {
         match path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase()).unwrap_or_default().as_str() {
             "npy" => Ok(Format::Npy),
             "safetensors" => Ok(Format::Safetensors),
             "parquet" => Ok(Format::Parquet),
             _ => Err(Error::Setting(format!(
-                "{}: features are written as .npy, .safetensors or .parquet; give a name that ends so",
+                "{}: unknown format for features; use a file name that ends in .npy, .safetensors or .parquet",
                 path.display()
             ))),
         }
     }
 }
 
-/// NumPy's format, version 1.0: magic, length and text of the header, filled up to 64 bytes, then the numbers.
+/// Writes NumPy's format, version 1.0: magic, header length, header text, then the values. Spaces
+/// pad the header to a multiple of 64 bytes.
 fn write_npy(out: &mut dyn Write, features: &Features) -> io::Result<()> {
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", features.rows(), features.width());
-    let begun = 10 + header.len() + 1; // with magic, version and length before it, a line feed behind it
-    header.extend(std::iter::repeat_n(' ', begun.next_multiple_of(64) - begun));
+    let length = 10 + header.len() + 1; // magic, version and length before it, a line feed after it
+    header.extend(std::iter::repeat_n(' ', length.next_multiple_of(64) - length));
     header.push('\n');
     out.write_all(b"\x93NUMPY\x01\x00")?;
     out.write_all(&(header.len() as u16).to_le_bytes())?;
@@ -99,13 +109,14 @@ fn write_npy(out: &mut dyn Write, features: &Features) -> io::Result<()> {
     features.data().iter().try_for_each(|v| out.write_all(&v.to_le_bytes()))
 }
 
+/// Writes columns `file` and `feature`, one row per feature.
 fn write_parquet(out: &mut (dyn Write + Send), features: &Features, names: &[String]) -> Result<(), ParquetError> {
     let schema = Arc::new(parse_message_type(SCHEMA)?);
-    // Floats of features hardly repeat and nobody filters by them: no dictionary, no statistics.
+    // Feature values rarely repeat and are not filtered on: no dictionary, no statistics.
     let properties = WriterProperties::builder().set_dictionary_enabled(false).set_statistics_enabled(EnabledStatistics::None).build();
     let mut writer = SerializedFileWriter::new(out, schema, Arc::new(properties))?;
     let width = features.width();
-    let group_rows = (GROUP_NUMBERS / width.max(1)).max(1);
+    let group_rows = (GROUP_VALUES / width.max(1)).max(1);
     for (names, data) in names.chunks(group_rows).zip(features.data().chunks(group_rows * width)) {
         let mut group = writer.next_row_group()?;
         if let Some(mut column) = group.next_column()? {
@@ -114,8 +125,8 @@ fn write_parquet(out: &mut (dyn Write + Send), features: &Features, names: &[Str
             column.close()?;
         }
         if let Some(mut column) = group.next_column()? {
-            let defined = vec![1i16; data.len()]; // every element is there
-            let repeated: Vec<i16> = (0..data.len()).map(|i| (i % width != 0) as i16).collect(); // 0 begins a row's list
+            let defined = vec![1i16; data.len()]; // every element is present
+            let repeated: Vec<i16> = (0..data.len()).map(|i| (i % width != 0) as i16).collect(); // 0 starts the list of a row
             column.typed::<FloatType>().write_batch(data, Some(&defined), Some(&repeated))?;
             column.close()?;
         }
@@ -125,7 +136,8 @@ fn write_parquet(out: &mut (dyn Write + Send), features: &Features, names: &[Str
     Ok(())
 }
 
-fn escaped(name: &str) -> String {
+/// Escapes backslashes and line breaks, so that a name takes one line.
+fn escape_name(name: &str) -> String {
     name.replace('\\', r"\\").replace('\n', r"\n").replace('\r', r"\r")
 }
 
@@ -141,7 +153,7 @@ mod tests {
         (Features::new(2, vec![1.0, -2.5, 0.0, 3.25, f32::MIN_POSITIVE, 1e30]), names)
     }
 
-    fn numbers(bytes: &[u8]) -> Vec<f32> {
+    fn floats(bytes: &[u8]) -> Vec<f32> {
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
     }
 
@@ -157,10 +169,10 @@ mod tests {
         assert_eq!((end % 64, bytes[end - 1]), (0, b'\n'));
         let header = std::str::from_utf8(&bytes[10..end]).unwrap();
         assert!(header.starts_with("{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }"), "{header}");
-        assert_eq!(numbers(&bytes[end..]), features.data());
+        assert_eq!(floats(&bytes[end..]), features.data());
         let text = std::fs::read_to_string(folder.path().join("out.names.txt")).unwrap();
         assert_eq!(text, "a/1.png\nb\\n2.png\nc\\\\3.png\n");
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2); // nothing temporary is left
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2); // no temporary file is left
     }
 
     #[test]
@@ -172,14 +184,14 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let tensor = tensors.tensor("features").unwrap();
-        assert_eq!((tensor.shape(), numbers(tensor.data())), (&[3, 2][..], features.data().to_vec()));
+        assert_eq!((tensor.shape(), floats(tensor.data())), (&[3, 2][..], features.data().to_vec()));
         assert!(folder.path().join("out.names.txt").is_file());
     }
 
     #[test]
-    fn parquet_comes_back_over_pages_and_groups() {
+    fn parquet_round_trips_over_pages_and_groups() {
         let folder = tempfile::tempdir().unwrap();
-        let (width, rows) = (1024, GROUP_NUMBERS / 1024 + 3);
+        let (width, rows) = (1024, GROUP_VALUES / 1024 + 3);
         let features = Features::new(width, (0..rows * width).map(|i| i as f32).collect());
         let names: Vec<String> = (0..rows).map(|i| format!("{i}\n")).collect();
         let path = folder.path().join("out.parquet");
@@ -187,7 +199,8 @@ mod tests {
         let reader = SerializedFileReader::new(std::fs::File::open(&path).unwrap()).unwrap();
         assert_eq!(reader.metadata().num_row_groups(), 2);
         let mut count = 0;
-        // Reading rows is slow: these name the first, one at a page's end, and both sides of the groups' border.
+        // Checks the first row, rows at a page boundary and rows on both sides of the group
+        // boundary. Converting every row is slow.
         for (row, record) in reader.get_row_iter(None).unwrap().enumerate() {
             count += 1;
             if [0, 255, 256, rows - 4, rows - 3, rows - 1].contains(&row) {
@@ -203,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_is_said() {
+    fn files_that_cannot_be_written_are_errors() {
         let (features, names) = sample();
         for name in ["out.csv", "out"] {
             let error = write(Path::new(name), &features, &names).unwrap_err();

@@ -1,25 +1,30 @@
-//! Whether features are alive: their effective rank, their spread, and words for the user where they collapse.
+//! Health of features: effective rank, spread, and a warning when they collapse.
 
 use super::features::Features;
 use nalgebra::DMatrix;
 
-/// Below so many features neither figure tells anything.
+/// Smallest number of features from which rank and spread are meaningful.
 const MIN_ROWS: usize = 8;
-/// Spread below which all images have one feature, and below which they are about to.
+/// Spread below which the features have collapsed to one direction.
 const COLLAPSED_SPREAD: f64 = 0.02;
+/// Spread below which the features may be collapsing.
 const LOW_SPREAD: f64 = 0.1;
-/// Rank below which features lie on a line, and its share of the greatest possible below which they are about to.
+/// Effective rank below which the features have collapsed to a line.
 const COLLAPSED_RANK: f64 = 1.5;
+/// Share of the maximum rank below which the features may be collapsing.
 const LOW_RANK_SHARE: f64 = 0.03;
 
-/// RankMe, the effective rank of the features [rows, width] as they are (Garrido et al. 2023, eq. 1): exp(-Σ p ln p) with
-/// p = σ / Σσ + 1e-7 over the singular values σ. From 1 to min(rows, width); NaN where a feature is not finite.
+/// Returns RankMe, the effective rank of the features [rows, width] (Garrido et al. 2023, eq. 1).
+///
+/// It is exp(-Σ p ln p) with p = σ / Σσ + 1e-7 over the singular values σ. The features are neither
+/// centered nor normalized. The rank is between 1 and min(rows, width). It is NaN if there is no
+/// feature or a value is not finite.
 pub fn rankme(features: &Features) -> f64 {
     let (rows, width) = (features.rows(), features.width());
     if rows == 0 || !features.data().iter().all(|v| v.is_finite()) {
-        return f64::NAN; // the eigenvalues of such a matrix are never found
+        return f64::NAN; // the eigenvalue iteration would not end
     }
-    let transposed = DMatrix::from_iterator(width, rows, features.data().iter().map(|&v| v as f64)); // [width, rows], by columns
+    let transposed = DMatrix::from_iterator(width, rows, features.data().iter().map(|&v| v as f64)); // [width, rows], column-major
     let gram = if width <= rows { &transposed * transposed.transpose() } else { transposed.transpose() * &transposed };
     let singular: Vec<f64> = gram.symmetric_eigenvalues().iter().map(|e| e.max(0.0).sqrt()).collect();
     let sum = singular.iter().sum::<f64>().max(f64::MIN_POSITIVE);
@@ -27,15 +32,17 @@ pub fn rankme(features: &Features) -> f64 {
     entropy.exp()
 }
 
-/// Spread of the features [rows, width]: the mean over the columns of the deviation of the features divided by their lengths, times
-/// sqrt(width) (Chen and He 2021, figure 2). 1 where they point in all directions alike, 0 where all point in one; NaN where a feature is
-/// not finite or there is none.
+/// Returns the spread of the features [rows, width] (Chen and He 2021, figure 2).
+///
+/// It is the std of each column of the L2-normalized features, averaged over the columns, times
+/// sqrt(width). It is 1 for directions spread uniformly and 0 for a single direction. It is NaN if
+/// there is no feature or a value is not finite.
 pub fn feature_std(features: &Features) -> f64 {
     let (rows, width) = (features.rows(), features.width());
     let mut sums = vec![(0.0f64, 0.0f64); width];
     for row in features.data().chunks_exact(width.max(1)) {
-        let length = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt();
-        let scale = if length == 0.0 { 0.0 } else { 1.0 / length };
+        let norm = row.iter().map(|&v| v as f64 * v as f64).sum::<f64>().sqrt();
+        let scale = if norm == 0.0 { 0.0 } else { 1.0 / norm };
         for ((sum, squares), &v) in sums.iter_mut().zip(row) {
             let v = v as f64 * scale;
             *sum += v;
@@ -44,13 +51,14 @@ pub fn feature_std(features: &Features) -> f64 {
     }
     let n = rows as f64;
     let variance = |(sum, squares): &(f64, f64)| squares / n - (sum / n) * (sum / n);
-    // Not `max`, which would make 0 of NaN.
-    let deviation = |v: f64| if v < 0.0 { 0.0 } else { v.sqrt() };
-    sums.iter().map(variance).map(deviation).sum::<f64>() / width as f64 * (width as f64).sqrt()
+    // `f64::max` would turn NaN into 0.
+    let std = |v: f64| if v < 0.0 { 0.0 } else { v.sqrt() };
+    sums.iter().map(variance).map(std).sum::<f64>() / width as f64 * (width as f64).sqrt()
 }
 
-/// Words for the user where features have collapsed, or seem about to: `rank` by [`rankme`], `spread` by [`feature_std`], of features
-/// [rows, width]. The bounds are ours.
+/// Returns a warning if features [rows, width] have collapsed or may be collapsing.
+///
+/// `rank` is from [`rankme`] and `spread` from [`feature_std`]. The thresholds are ours.
 pub fn collapse_warning(rank: f64, spread: f64, rows: usize, width: usize) -> Option<String> {
     if rows == 0 {
         return None;
@@ -61,18 +69,18 @@ pub fn collapse_warning(rank: f64, spread: f64, rows: usize, width: usize) -> Op
     if rows < MIN_ROWS {
         return None;
     }
-    let greatest = rows.min(width);
-    let figures = format!("effective rank {rank:.1} of {greatest}, spread {spread:.3} of 1");
-    if rank < COLLAPSED_RANK.min(greatest as f64) || spread < COLLAPSED_SPREAD {
+    let max_rank = rows.min(width);
+    let figures = format!("effective rank {rank:.1} of {max_rank}, spread {spread:.3} of 1");
+    if rank < COLLAPSED_RANK.min(max_rank as f64) || spread < COLLAPSED_SPREAD {
         return Some(format!(
-            "features have collapsed ({figures}): all images look alike to the model; start anew with a lower optim.lr, a longer warm-up or \
-             a larger train.batch_size"
+            "features have collapsed ({figures}): the model maps all images to similar features; start again with a lower optim.lr, \
+             a longer warm-up or a larger train.batch_size"
         ));
     }
-    (rank < LOW_RANK_SHARE * greatest as f64 || spread < LOW_SPREAD).then(|| {
+    (rank < LOW_RANK_SHARE * max_rank as f64 || spread < LOW_SPREAD).then(|| {
         format!(
-            "features are narrow and may be collapsing ({figures}); if it goes on, lower optim.lr, lengthen the warm-up or raise \
-             train.batch_size"
+            "features may be collapsing ({figures}); if this continues, lower optim.lr, lengthen the warm-up or \
+             raise train.batch_size"
         )
     })
 }
@@ -81,7 +89,7 @@ pub fn collapse_warning(rank: f64, spread: f64, rows: usize, width: usize) -> Op
 mod tests {
     use super::*;
 
-    /// [rows, width] of `value(row, column)`.
+    /// Returns features [rows, width] with the elements `value(row, column)`.
     fn features(rows: usize, width: usize, value: impl Fn(usize, usize) -> f32) -> Features {
         Features::new(width, (0..rows * width).map(|i| value(i / width, i % width)).collect())
     }
@@ -111,15 +119,15 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_says_what_to_do() {
-        let says = |rank, spread, rows, word: &str| {
+    fn a_warning_names_the_remedy() {
+        let warns = |rank, spread, rows, word: &str| {
             collapse_warning(rank, spread, rows, 384).is_some_and(|v| v.contains(word) && v.contains("optim.lr"))
         };
-        assert!(says(1.01, 0.9, 1024, "have collapsed"));
-        assert!(says(200.0, 0.001, 1024, "have collapsed"));
-        assert!(says(5.0, 0.9, 1024, "may be collapsing"));
-        assert!(says(200.0, 0.05, 1024, "may be collapsing"));
-        assert!(says(f64::NAN, 0.9, 4, "not finite"));
+        assert!(warns(1.01, 0.9, 1024, "have collapsed"));
+        assert!(warns(200.0, 0.001, 1024, "have collapsed"));
+        assert!(warns(5.0, 0.9, 1024, "may be collapsing"));
+        assert!(warns(200.0, 0.05, 1024, "may be collapsing"));
+        assert!(warns(f64::NAN, 0.9, 4, "not finite"));
         assert_eq!(collapse_warning(150.0, 0.8, 1024, 384), None);
         assert_eq!(collapse_warning(1.0, 0.0, 2, 384), None);
         assert_eq!(collapse_warning(6.0, 0.8, 10, 384), None);

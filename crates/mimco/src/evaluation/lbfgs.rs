@@ -1,39 +1,43 @@
-//! The least value of a smooth convex function by L-BFGS (Nocedal and Wright 2006, algorithms 7.4 and 3.1).
+//! L-BFGS minimization of a smooth convex function (Nocedal and Wright 2006, algorithms 7.4 and
+//! 3.1).
 //!
-//! Own code: argmin, the one well-kept crate with it, brings its own vector traits and takes neither a scale for each unknown nor a
-//! function that gives value and gradient in one pass over the data.
+//! This is own code: `argmin`, the maintained crate with L-BFGS, brings its own vector traits. It
+//! accepts neither a scale per variable nor an objective that returns value and gradient in one
+//! pass.
 
 use std::collections::VecDeque;
 
-/// Steps whose change of gradient is remembered.
+/// Number of past steps that approximate the curvature.
 const HISTORY: usize = 10;
-/// Share of the decrease foretold by the slope that a step must bring (Armijo's condition).
+/// Required decrease as a share of the decrease that the slope predicts (Armijo condition).
 const ARMIJO: f64 = 1e-4;
-/// Trials of a line search.
+/// Maximum number of trials in a line search.
 const TRIALS: usize = 20;
-/// Relative noise of the objective, which is computed in f32: a rise below it is none.
+/// Relative noise of the objective, computed in f32. The line search tolerates increases below it.
 const NOISE: f64 = 1e-7;
 
-/// When to stop.
+/// Stopping rule.
 #[derive(Clone, Copy)]
 pub(super) struct Stop {
-    /// Largest element of the gradient at which the minimum is found.
+    /// Convergence threshold for the largest absolute element of the gradient.
     pub tolerance: f64,
-    /// Steps.
+    /// Maximum number of steps.
     pub steps: usize,
 }
 
-/// Where the search ended.
+/// Result of a minimization.
 pub(super) struct Minimum {
-    /// The unknowns.
+    /// Variables at the end of the search.
     pub x: Vec<f64>,
-    /// Whether the gradient is within the tolerance.
+    /// Whether the gradient is within the tolerance at `x`.
     pub converged: bool,
 }
 
-/// Walks from `x` down to the minimum. `objective(x, gradient)` writes the gradient and returns the value; `scale` is a guess of the
-/// inverse curvature along each unknown.
-pub(super) fn minimise(mut x: Vec<f64>, scale: &[f64], stop: Stop, mut objective: impl FnMut(&[f64], &mut [f64]) -> f64) -> Minimum {
+/// Minimizes `objective` from the starting point `x`.
+///
+/// `objective(x, gradient)` writes the gradient and returns the value. `scale` is an estimate of
+/// the inverse curvature of each variable.
+pub(super) fn minimize(mut x: Vec<f64>, scale: &[f64], stop: Stop, mut objective: impl FnMut(&[f64], &mut [f64]) -> f64) -> Minimum {
     let n = x.len();
     let (mut gradient, mut new_x, mut new_gradient) = (vec![0.0; n], vec![0.0; n], vec![0.0; n]);
     let mut value = objective(&x, &mut gradient);
@@ -52,7 +56,8 @@ pub(super) fn minimise(mut x: Vec<f64>, scale: &[f64], stop: Stop, mut objective
                 value = new_value;
                 return true;
             }
-            // The least of the parabola through both values and the slope, not too far from the last trial.
+            // Minimum of the parabola through both values and the slope, at 0.1 to 0.5 of the last
+            // step.
             let parabola = -slope * step * step / (2.0 * (new_value - value - slope * step));
             step = parabola.clamp(0.1 * step, 0.5 * step);
             false
@@ -61,7 +66,7 @@ pub(super) fn minimise(mut x: Vec<f64>, scale: &[f64], stop: Stop, mut objective
             if history.is_empty() {
                 break;
             }
-            history.clear(); // what was remembered misleads; begin again along the gradient
+            history.clear(); // the curvature estimate misleads: restart along the scaled gradient
             continue;
         }
         let s: Vec<f64> = new_x.iter().zip(&x).map(|(a, b)| a - b).collect();
@@ -81,16 +86,20 @@ pub(super) fn minimise(mut x: Vec<f64>, scale: &[f64], stop: Stop, mut objective
     Minimum { x, converged }
 }
 
-/// A step, the change of the gradient over it, and their product.
+/// Curvature pair of one step.
 struct Pair {
+    /// Step.
     s: Vec<f64>,
+    /// Change of the gradient over the step.
     y: Vec<f64>,
+    /// Dot product of `s` and `y`.
     sy: f64,
-    /// How much the scale is to be stretched to agree with this step.
+    /// Factor that fits the scale to the curvature along this step.
     gamma: f64,
 }
 
-/// The two loops of the recursion: minus the inverse curvature, as remembered, times the gradient.
+/// Returns the descent direction by the two-loop recursion: minus the approximate inverse Hessian
+/// times the gradient.
 fn descent(gradient: &[f64], scale: &[f64], history: &VecDeque<Pair>) -> Vec<f64> {
     let mut q: Vec<f64> = gradient.iter().map(|g| -g).collect();
     let mut alphas = [0.0; HISTORY];
@@ -107,14 +116,17 @@ fn descent(gradient: &[f64], scale: &[f64], history: &VecDeque<Pair>) -> Vec<f64
     q
 }
 
+/// Returns true if no element of the gradient exceeds the tolerance.
 fn within(gradient: &[f64], tolerance: f64) -> bool {
     gradient.iter().all(|g| g.abs() <= tolerance)
 }
 
+/// Returns the dot product.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
+/// Adds `s` times `b` to `a`.
 fn add_scaled(a: &mut [f64], s: f64, b: &[f64]) {
     a.iter_mut().zip(b).for_each(|(a, b)| *a += s * b);
 }
@@ -125,12 +137,12 @@ mod tests {
 
     #[test]
     fn a_badly_scaled_bowl_and_a_flat_one_are_solved() {
-        // Σ c (x - t)² / 2 with curvatures 1 to 100, and a quartic part that no scale describes.
+        // Σ c (x - t)² / 2 with curvatures c from 1 to 100, plus a quartic term that no scale fits.
         let curvature = |i: usize| 10f64.powf(i as f64 * 2.0 / 29.0);
         let target = |i: usize| (i as f64 * 0.7).sin();
         let mut calls = 0;
         let mut bowl = |quartic: f64| {
-            let found = minimise(vec![0.0; 30], &[1e-2; 30], Stop { tolerance: 1e-7, steps: 300 }, |x, gradient| {
+            let found = minimize(vec![0.0; 30], &[1e-2; 30], Stop { tolerance: 1e-7, steps: 300 }, |x, gradient| {
                 calls += 1;
                 let mut value = 0.0;
                 for (i, (x, g)) in x.iter().zip(gradient).enumerate() {
@@ -149,8 +161,8 @@ mod tests {
     }
 
     #[test]
-    fn too_few_steps_are_told() {
-        let found = minimise(vec![5.0], &[0.1], Stop { tolerance: 1e-9, steps: 2 }, |x, gradient| {
+    fn too_few_steps_do_not_converge() {
+        let found = minimize(vec![5.0], &[0.1], Stop { tolerance: 1e-9, steps: 2 }, |x, gradient| {
             gradient[0] = x[0].powi(3);
             x[0].powi(4) / 4.0
         });

@@ -1,6 +1,8 @@
-//! What features are worth: kNN, a linear probe, their rank and spread, and files of them for other tools.
+//! Evaluation of frozen features: kNN, linear probe, effective rank and spread, and export to
+//! files.
 //!
-//! Everything here reads [`features::Features`]: an image's class token or mean patch token, computed once and kept.
+//! Every evaluation reads [`features::Features`]: one class token or mean patch token per image,
+//! computed once and kept.
 
 mod checks;
 pub mod embed;

@@ -1,4 +1,4 @@
-//! Multinomial logistic regression's loss and gradient, the inner loop of the linear probe.
+//! Loss and gradient of multinomial logistic regression, the inner loop of the linear probe.
 
 use mimco_engine::cpu::buffer::Buffer;
 use mimco_engine::cpu::gemm::{Matrix, matmul, matmul_serial};
@@ -6,35 +6,36 @@ use mimco_engine::cpu::simd::with_simd;
 use mimco_engine::cpu::threads::for_each_chunk;
 use mimco_engine::cpu::vector::{exp, max, sum_by};
 
-/// Partial gradients that are summed at the end; by number fixed, so that their sum is the same for any number of threads.
+/// Number of partial gradients. It is fixed, so that their sum has the same bits for any number of
+/// threads.
 const PARTS: usize = 32;
-/// Rows whose logits and gradient are computed while they are in cache.
+/// Rows whose logits and gradient are computed while the rows are in cache.
 const BLOCK: usize = 256;
 
-/// Inputs with their classes.
+/// Classification problem: inputs and their classes.
 pub(super) struct Problem {
-    /// [rows, width]; the last column is 1, so that its weights are the biases.
+    /// Inputs [rows, width]. The last column is 1: its weights are the biases.
     pub inputs: Vec<f32>,
-    /// Numbers of an input, the 1 included.
+    /// Width of an input, the bias column included.
     pub width: usize,
-    /// The class of each row, below `classes`.
+    /// Class of each row `[rows]`, below `classes`.
     pub labels: Vec<u32>,
     /// Number of classes.
     pub classes: usize,
 }
 
 impl Problem {
-    /// mean over rows of -ln softmax(x Wᵀ)`[label]` + regularisation / 2 · Σ W² but for the biases, at W = `weights` [classes, width];
-    /// writes its gradient.
-    pub(super) fn loss(&self, weights: &[f64], regularisation: f64, gradient: &mut [f64]) -> f64 {
+    /// Returns the mean over rows of -ln softmax(x Wᵀ)`[label]`, plus regularization / 2 · Σ W²
+    /// without the biases. W is `weights` [classes, width]; its gradient is written to `gradient`.
+    pub(super) fn loss(&self, weights: &[f64], regularization: f64, gradient: &mut [f64]) -> f64 {
         let (rows, width, size) = (self.labels.len(), self.width, weights.len());
-        let narrow: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
+        let weights_f32: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
         let part_rows = rows.div_ceil(PARTS).max(1);
         let parts = rows.div_ceil(part_rows);
         let mut partial: Vec<(f64, Buffer)> = (0..parts).map(|_| (0.0, Buffer::uninit(size))).collect();
         for_each_chunk(&mut partial, 1, |i, part| {
             let (loss, gradient) = &mut part[0];
-            *loss = self.part(i * part_rows..rows.min((i + 1) * part_rows), &narrow, gradient);
+            *loss = self.part(i * part_rows..rows.min((i + 1) * part_rows), &weights_f32, gradient);
         });
         let share = 1.0 / rows.max(1) as f64;
         let mut loss = partial.iter().map(|(loss, _)| loss).sum::<f64>() * share;
@@ -45,14 +46,14 @@ impl Problem {
         for (i, (g, &w)) in gradient.iter_mut().zip(weights).enumerate() {
             *g *= share;
             if i % width != width - 1 {
-                *g += regularisation * w;
-                loss += 0.5 * regularisation * w * w;
+                *g += regularization * w;
+                loss += 0.5 * regularization * w * w;
             }
         }
         loss
     }
 
-    /// Sum of the losses of some rows; their gradient into `gradient` [classes, width].
+    /// Returns the summed loss of `rows`; writes their gradient to `gradient` [classes, width].
     fn part(&self, rows: std::ops::Range<usize>, weights: &[f32], gradient: &mut [f32]) -> f64 {
         let (width, classes) = (self.width, self.classes);
         let weights = Matrix::new(weights, classes, width);
@@ -72,9 +73,10 @@ impl Problem {
     }
 }
 
-/// -ln softmax(logits)`[label]`; leaves softmax(logits) minus the one-hot label.
+/// Returns -ln softmax(logits)`[label]`. Replaces the logits with softmax(logits) minus the one-hot
+/// label.
 fn cross_entropy(logits: &mut [f32], label: usize) -> f64 {
-    let wanted = logits[label];
+    let label_logit = logits[label];
     let (top, sum) = with_simd(
         #[inline(always)]
         || {
@@ -87,10 +89,11 @@ fn cross_entropy(logits: &mut [f32], label: usize) -> f64 {
         },
     );
     logits[label] -= 1.0;
-    (sum as f64).ln() + top as f64 - wanted as f64
+    (sum as f64).ln() + top as f64 - label_logit as f64
 }
 
-/// The likeliest class of each input [rows, width] under `weights` [classes, width]; the lower one among equals.
+/// Returns the most likely class of each input [rows, width] under `weights` [classes, width]. The
+/// lower class wins a tie.
 pub(super) fn predict(inputs: &[f32], width: usize, weights: &[f64], classes: usize) -> Vec<u32> {
     let rows = inputs.len() / width;
     let weights: Vec<f32> = weights.iter().map(|&w| w as f32).collect();
@@ -104,8 +107,8 @@ pub(super) fn predict(inputs: &[f32], width: usize, weights: &[f64], classes: us
 pub(super) mod tests {
     use super::*;
 
-    /// The same in f64, one row at a time.
-    pub fn plain(problem: &Problem, weights: &[f64], regularisation: f64) -> (f64, Vec<f64>) {
+    /// Reference implementation in f64, one row at a time.
+    pub fn plain(problem: &Problem, weights: &[f64], regularization: f64) -> (f64, Vec<f64>) {
         let (width, classes, rows) = (problem.width, problem.classes, problem.labels.len() as f64);
         let (mut loss, mut gradient) = (0.0, vec![0.0; weights.len()]);
         for (x, &label) in problem.inputs.chunks_exact(width).zip(&problem.labels) {
@@ -120,8 +123,8 @@ pub(super) mod tests {
             }
         }
         for (i, w) in weights.iter().enumerate().filter(|(i, _)| i % width != width - 1) {
-            loss += 0.5 * regularisation * w * w;
-            gradient[i] += regularisation * w;
+            loss += 0.5 * regularization * w * w;
+            gradient[i] += regularization * w;
         }
         (loss, gradient)
     }

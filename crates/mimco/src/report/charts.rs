@@ -1,142 +1,152 @@
-//! Which figures share a chart, what it is called, and what good looks like.
+//! Charts of a report: their metrics, titles, and captions that describe a healthy run.
 
 use super::history::{History, Points};
 use super::page::escape;
 use super::plot::{self, Line};
 use std::fmt::Write;
 
-/// A chart of a report.
+/// Chart of a report.
 struct Chart {
+    /// Heading of the chart.
     title: &'static str,
-    /// Metric names, or beginnings of names.
-    figures: &'static [&'static str],
-    /// What the vertical axis counts.
+    /// Prefixes of the names of the metrics in the chart.
+    metrics: &'static [&'static str],
+    /// Unit of the vertical axis.
     unit: &'static str,
-    /// From the metric to that unit.
+    /// Factor from the metric to the unit.
     factor: f64,
-    /// Whether the vertical axis begins at 0.
+    /// Whether the vertical axis includes 0.
     from_zero: bool,
-    good: &'static str,
+    /// Caption: how a healthy curve looks.
+    caption: &'static str,
 }
 
 const CHARTS: [Chart; 12] = [
     Chart {
         title: "Accuracy of the frozen features",
-        figures: &["eval/"],
+        metrics: &["eval/"],
         unit: "percent",
         factor: 1.0,
         from_zero: false,
-        good: "Rises: this is what the training is for, whatever the loss says.",
+        caption: "Should rise. This is the goal of the training and matters more than the loss.",
     },
     Chart {
         title: "Loss",
-        figures: &["train/loss"],
+        metrics: &["train/loss"],
         unit: "loss",
         factor: 1.0,
         from_zero: false,
-        good: "Falls fast, then slowly. Its level depends on the batch size and the temperature: compare like runs only.",
+        caption: "Should fall quickly, then slowly. The level depends on batch size and temperature: compare \
+                  only runs with the same settings.",
     },
     Chart {
-        title: "How often the positive wins",
-        figures: &["train/acc_"],
+        title: "Contrastive accuracy",
+        metrics: &["train/acc_"],
         unit: "percent",
         factor: 1.0,
         from_zero: true,
-        good: "Rises. Near 100 % from the beginning, the task is too easy to teach much.",
+        caption: "Should rise. It is the share of predictions whose most similar target is the correct one. Values \
+                  near 100 % from the start mean that the task is too easy.",
     },
     Chart {
-        title: "Agreement of student and teacher",
-        figures: &["health/teacher_alignment"],
-        unit: "cosine",
+        title: "Alignment of student and teacher",
+        metrics: &["health/teacher_alignment"],
+        unit: "cosine similarity",
         factor: 1.0,
         from_zero: false,
-        good: "Rises, then holds. It need not reach 1: the losses ask only that the right target is nearer than the others.",
+        caption: "Should rise, then level off. It need not reach 1: the losses only require the correct target to be \
+                  closer than the others.",
     },
     Chart {
         title: "Effective rank of the features (RankMe)",
-        figures: &["health/rankme"],
+        metrics: &["health/rankme"],
         unit: "dimensions",
         factor: 1.0,
         from_zero: true,
-        good: "Rises, then holds. A fall towards 1 is a collapse: all images look alike to the model.",
+        caption: "Should rise, then level off. A fall toward 1 is a collapse: all images get similar features.",
     },
     Chart {
         title: "Spread of the features",
-        figures: &["health/feature_std"],
-        unit: "deviation",
+        metrics: &["health/feature_std"],
+        unit: "std",
         factor: 1.0,
         from_zero: true,
-        good: "Holds well above 0. At 0 all images look alike to the model.",
+        caption: "Should stay well above 0. At 0, all features have the same direction; at 1, the \
+                  directions are spread uniformly.",
     },
     Chart {
         title: "Learning rate",
-        figures: &["optim/lr"],
+        metrics: &["optim/lr"],
         unit: "rate",
         factor: 1.0,
         from_zero: true,
-        good: "Rises through the warm-up, then falls to the end of the run.",
+        caption: "Rises during the warm-up, then decays until the end of the run.",
     },
     Chart {
-        title: "Norm of the gradient",
-        figures: &["optim/grad_norm"],
+        title: "Gradient norm",
+        metrics: &["optim/grad_norm"],
         unit: "norm",
         factor: 1.0,
         from_zero: true,
-        good: "Settles. Peaks that grow call for a lower optim.lr, or for optim.clip.",
+        caption: "Should settle. If the peaks grow, lower optim.lr or set optim.clip.",
     },
     Chart {
-        title: "Images a second",
-        figures: &["perf/img_per_s"],
+        title: "Throughput",
+        metrics: &["perf/img_per_s"],
         unit: "images / s",
         factor: 1.0,
         from_zero: true,
-        good: "Level. A dip is another program, or a slow disk.",
+        caption: "Should be constant. Dips come from other programs or a slow disk.",
     },
     Chart {
         title: "Time spent waiting for images",
-        figures: &["perf/data_wait"],
+        metrics: &["perf/data_wait"],
         unit: "percent",
         factor: 100.0,
         from_zero: true,
-        good: "Near 0. Above 10 % images come too slowly: raise data.workers, or shrink the images once.",
+        caption: "Should be near 0. Above 10 %, loading is too slow: raise data.workers, or downscale the \
+                  images once before training.",
     },
     Chart {
-        title: "Use of the matrix units",
-        figures: &["perf/mfu"],
+        title: "Model FLOP utilization (MFU)",
+        metrics: &["perf/mfu"],
         unit: "percent",
         factor: 100.0,
         from_zero: true,
-        good: "The higher the better. The rest is memory traffic, waiting, and work that is no matrix product.",
+        caption: "Higher is better. 100 % is the speed of large matrix products. The rest is memory traffic, \
+                  waiting, and other operations.",
     },
     Chart {
-        title: "Steps skipped since the beginning",
-        figures: &["train/skipped_steps"],
+        title: "Skipped steps (total)",
+        metrics: &["train/skipped_steps"],
         unit: "steps",
         factor: 1.0,
         from_zero: true,
-        good: "Stays low. Each had a loss or a gradient that was not finite.",
+        caption: "Should stay low. A step is skipped if its loss or gradient is not finite.",
     },
 ];
 
-/// The curves of a run, or the words that there are none.
+/// Returns the charts of a run as HTML, after notes about missing data.
 pub fn curves(history: &History) -> String {
     let mut html: String = history.notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note))).collect();
     let charts: String = CHARTS.iter().filter_map(|chart| draw(chart, history)).collect();
     if !charts.is_empty() {
         let _ = write!(
             html,
-            "<p>Beside each name stands its last value; below each chart, what good looks like.</p>\n<div class=\"charts\">\n{charts}</div>\n"
+            "<p>The number after each name is its last value. The caption below each chart describes a healthy run.</p>\n\
+             <div class=\"charts\">\n{charts}</div>\n"
         );
     }
     html
 }
 
+/// Returns a chart as HTML, or `None` if the run has none of its metrics.
 fn draw(chart: &Chart, history: &History) -> Option<String> {
     let mut series: Vec<(String, Points)> = Vec::new();
-    for (name, points) in history.figures.iter().filter(|(name, _)| chart.figures.iter().any(|begin| name.starts_with(begin))) {
+    for (name, points) in history.metrics.iter().filter(|(name, _)| chart.metrics.iter().any(|prefix| name.starts_with(prefix))) {
         let points: Points = points.iter().map(|&(step, value)| (step, value * chart.factor)).collect();
         let label = label(name);
-        // Of two lines that are the same, the first would not be seen.
+        // Identical lines share one entry: the later line would hide the earlier one.
         match series.iter_mut().find(|(_, other)| *other == points) {
             Some((labels, _)) => *labels = format!("{labels} = {label}"),
             None => series.push((label.to_string(), points)),
@@ -147,21 +157,21 @@ fn draw(chart: &Chart, history: &History) -> Option<String> {
     }
     let lines: Vec<Line<'_>> = series.iter().map(|(_, points)| points.as_slice()).collect();
     let picture = plot::svg(&lines, history.last_step, chart.unit, chart.from_zero)
-        .unwrap_or_else(|e| format!("<p class=\"note\">This curve cannot be drawn: {}</p>\n", escape(&e)));
+        .unwrap_or_else(|e| format!("<p class=\"note\">This chart cannot be drawn: {}</p>\n", escape(&e)));
     let mut legend = String::new();
     for (index, (label, points)) in series.iter().enumerate() {
         let last = points.last().map_or(String::new(), |&(_, value)| plot::short(value));
-        let _ = write!(legend, "<span><i class=\"key c{}\"></i>{} <b>{last}</b></span> ", plot::colour_index(index), escape(label));
+        let _ = write!(legend, "<span><i class=\"key c{}\"></i>{} <b>{last}</b></span> ", plot::color_index(index), escape(label));
     }
     Some(format!(
         "<figure class=\"chart\">\n<h3>{title}</h3>\n<p class=\"legend\">{legend}</p>\n\
-         <div role=\"img\" aria-label=\"{title} by step\">{picture}</div>\n<figcaption>{good}</figcaption>\n</figure>\n",
+         <div role=\"img\" aria-label=\"{title} by step\">{picture}</div>\n<figcaption>{caption}</figcaption>\n</figure>\n",
         title = chart.title,
-        good = chart.good,
+        caption = chart.caption,
     ))
 }
 
-/// A figure's name in words, or as it is.
+/// Returns the label of a metric: a short description, or its name.
 fn label(name: &str) -> &str {
     match name {
         "train/loss" => "total",

@@ -1,8 +1,9 @@
-//! Reports: one HTML file each, for any browser, without network or scripts.
+//! HTML reports: one self-contained file each, without scripts or network access.
 
 mod charts;
 mod history;
 mod page;
+pub(crate) mod picture_grid;
 mod plot;
 mod results;
 
@@ -13,37 +14,40 @@ use page::Page;
 pub use results::Row;
 use std::path::{Path, PathBuf};
 
-/// What the report of a run tells.
+/// Contents of the report of a run.
 pub struct RunReport<'a> {
-    /// Its heading.
+    /// Title of the page.
     pub title: &'a str,
-    /// Names and values for the table on top.
+    /// Names and values of the table at the top.
     pub facts: &'a [(String, String)],
-    /// `metrics.jsonl`; it may be missing or cut short.
+    /// Path of `metrics.jsonl`, which may be missing or truncated.
     pub metrics: &'a Path,
-    /// The resolved settings, as TOML.
+    /// Resolved settings as TOML.
     pub config: &'a str,
-    /// What the reader must not miss.
+    /// Warnings, highlighted at the top.
     pub notes: &'a [String],
 }
 
-/// What the report of a demonstration tells.
+/// Contents of the report of the demo.
 pub struct DemoReport<'a> {
-    /// Its heading.
+    /// Title of the page.
     pub title: &'a str,
-    /// Paragraphs below it.
+    /// Introductory paragraphs.
     pub intro: &'a [String],
-    /// What was compared.
+    /// Compared features, one row each.
     pub rows: &'a [Row],
-    /// Title and `metrics.jsonl` of each stage.
+    /// Title and path of `metrics.jsonl` of each stage.
     pub stages: &'a [(String, PathBuf)],
     /// Caption and PNG file of each picture.
     pub pictures: &'a [(String, Vec<u8>)],
-    /// The command for the reader's own folder.
+    /// Command that trains on the reader's own images.
     pub next: &'a str,
 }
 
-/// Writes the report of a run.
+/// Writes the report of a run as an HTML file.
+///
+/// # Errors
+/// A file that cannot be written.
 pub fn write_run(path: &Path, report: &RunReport<'_>) -> Result<(), Error> {
     let mut page = Page::new(report.title);
     page.notes(report.notes);
@@ -59,7 +63,10 @@ pub fn write_run(path: &Path, report: &RunReport<'_>) -> Result<(), Error> {
     write_atomically(path, page.finish().as_bytes())
 }
 
-/// Writes the report of a demonstration.
+/// Writes the report of the demo as an HTML file.
+///
+/// # Errors
+/// A file that cannot be written.
 pub fn write_demo(path: &Path, report: &DemoReport<'_>) -> Result<(), Error> {
     let mut page = Page::new(report.title);
     for paragraph in report.intro {
@@ -81,7 +88,7 @@ pub fn write_demo(path: &Path, report: &DemoReport<'_>) -> Result<(), Error> {
         page.push(&charts::curves(&History::read(metrics)));
     }
     if !report.next.trim().is_empty() {
-        page.heading("Your own images");
+        page.heading("Train on your own images");
         page.code(report.next);
     }
     write_atomically(path, page.finish().as_bytes())

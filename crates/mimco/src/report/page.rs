@@ -1,16 +1,17 @@
-//! The page around a report: its head, its style, and escaping.
+//! HTML page of a report: head, style and escaping.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use std::fmt::Write;
 
-/// A page under way. Only [`Page::push`] takes markup; everything else escapes what it is given.
+/// HTML page under construction. Only [`Page::push`] takes markup; all other methods escape their
+/// text.
 pub struct Page {
     html: String,
 }
 
 impl Page {
-    /// Begins a page. Its policy forbids the browser to load anything.
+    /// Starts a page. Its content security policy forbids the browser to load anything.
     pub fn new(title: &str) -> Page {
         let html = format!(
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -24,38 +25,38 @@ impl Page {
         Page { html }
     }
 
-    /// The finished page.
+    /// Returns the finished page.
     pub fn finish(mut self) -> String {
         self.html.push_str("</main>\n</body>\n</html>\n");
         self.html
     }
 
-    /// Markup, already escaped.
+    /// Appends markup that is escaped already.
     pub fn push(&mut self, markup: &str) {
         self.html.push_str(markup);
     }
 
-    /// The heading of a section.
+    /// Appends the heading of a section.
     pub fn heading(&mut self, text: &str) {
         self.element("h2", text);
     }
 
-    /// A paragraph.
+    /// Appends a paragraph.
     pub fn paragraph(&mut self, text: &str) {
         self.element("p", text);
     }
 
-    /// Text as it is: a command, a file of settings.
+    /// Appends preformatted text, such as a command or settings.
     pub fn code(&mut self, text: &str) {
         self.element("pre", text.trim_end());
     }
 
-    /// Notes that stand out; nothing where there are none.
+    /// Appends highlighted notes.
     pub fn notes(&mut self, notes: &[String]) {
         self.html.extend(notes.iter().map(|note| format!("<p class=\"note\">{}</p>\n", escape(note))));
     }
 
-    /// A table of names and values.
+    /// Appends a table of names and values.
     pub fn facts(&mut self, facts: &[(String, String)]) {
         self.html.push_str("<dl class=\"facts\">\n");
         for (name, value) in facts {
@@ -64,7 +65,7 @@ impl Page {
         self.html.push_str("</dl>\n");
     }
 
-    /// A PNG picture, inside the page.
+    /// Appends a PNG picture, embedded in the page.
     pub fn picture(&mut self, caption: &str, png: &[u8]) {
         let (caption, data) = (escape(caption), BASE64_STANDARD.encode(png));
         let _ = writeln!(
@@ -73,23 +74,24 @@ impl Page {
         );
     }
 
+    /// Appends an element with escaped text.
     fn element(&mut self, tag: &str, text: &str) {
         let _ = writeln!(self.html, "<{tag}>{}</{tag}>", escape(text));
     }
 }
 
-/// Text made safe between tags and within quoted attributes.
+/// Escapes text for use between tags and in quoted attributes.
 pub fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
+    let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            other => safe.push(other),
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
         }
     }
-    safe
+    escaped
 }

@@ -1,31 +1,39 @@
-//! Lines over steps as SVG.
+//! Line charts over training steps, drawn as SVG.
 //!
-//! The picture is drawn at twice the size it is shown at, since the backend rounds to whole pixels; its legend stands outside it, in the
-//! page, where it cannot cover a line. Colours are those of `style.css`, which changes them for dark screens.
+//! The chart is drawn at twice its displayed size, because the backend rounds to whole pixels. The
+//! page draws the legend outside the chart, so that it cannot cover a line. `style.css` replaces
+//! the colors on dark screens.
 
 use super::history::Points;
 use plotters::prelude::*;
 
-/// Steps and values, by step.
+/// Step and value pairs of one line, sorted by step.
 pub type Line<'a> = &'a [(f64, f64)];
 
+/// Width and height of a chart in px.
 const SIZE: (u32, u32) = (840, 480);
 const TEXT: RGBColor = RGBColor(0x4B, 0x55, 0x63);
 const GRID: RGBColor = RGBColor(0xDD, 0xE1, 0xE6);
-const COLOURS: [RGBColor; 4] =
+/// Colors of the lines, in order.
+const COLORS: [RGBColor; 4] =
     [RGBColor(0x1F, 0x6F, 0xB4), RGBColor(0xC2, 0x57, 0x0C), RGBColor(0x0F, 0x76, 0x6E), RGBColor(0x93, 0x33, 0xEA)];
 
-/// Points a line may have before it is thinned: more than the picture's pixels show nothing.
+/// Number of stretches, two points each, to which longer lines are reduced. More points would share
+/// pixels.
 const BUCKETS: usize = 400;
-/// Lines of fewer points show where they are.
-const MARKED: usize = 30;
+/// Lines with fewer points mark each point with a circle.
+const MIN_UNMARKED: usize = 30;
 
-/// The colour of the line at an index.
-pub fn colour_index(line: usize) -> usize {
-    line % COLOURS.len()
+/// Returns the color index of a line.
+pub fn color_index(line: usize) -> usize {
+    line % COLORS.len()
 }
 
-/// Draws lines over steps 0 to `last_step`.
+/// Draws lines over steps 0 to `last_step` as an SVG element. `unit` labels the vertical axis,
+/// which includes 0 if `from_zero` is true.
+///
+/// # Errors
+/// A chart that the backend cannot draw.
 pub fn svg(lines: &[Line<'_>], last_step: f64, unit: &str, from_zero: bool) -> Result<String, String> {
     let mut svg = String::new();
     draw(&mut svg, lines, last_step, unit, from_zero).map_err(|e| e.to_string())?;
@@ -60,10 +68,10 @@ fn draw(svg: &mut String, lines: &[Line<'_>], last_step: f64, unit: &str, from_z
         .y_desc(unit)
         .draw()?;
     for (index, line) in lines.iter().enumerate() {
-        let colour = COLOURS[colour_index(index)];
-        chart.draw_series(LineSeries::new(thin(line), colour.stroke_width(4)))?;
-        if line.len() < MARKED {
-            chart.draw_series(line.iter().map(|&point| Circle::new(point, 6, colour.filled())))?;
+        let color = COLORS[color_index(index)];
+        chart.draw_series(LineSeries::new(thin(line), color.stroke_width(4)))?;
+        if line.len() < MIN_UNMARKED {
+            chart.draw_series(line.iter().map(|&point| Circle::new(point, 6, color.filled())))?;
         }
     }
     root.present()?;
@@ -71,7 +79,8 @@ fn draw(svg: &mut String, lines: &[Line<'_>], last_step: f64, unit: &str, from_z
     Ok(())
 }
 
-/// The vertical axis: all values with some air, and never so narrow that rounding makes steps of it.
+/// Returns the range of the vertical axis: all values plus a margin. A minimum width prevents
+/// rounding steps in flat lines.
 fn range(lines: &[Line<'_>], from_zero: bool) -> (f64, f64) {
     let values = || lines.iter().flat_map(|line| line.iter().map(|point| point.1));
     let (mut low, mut high) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
@@ -81,13 +90,13 @@ fn range(lines: &[Line<'_>], from_zero: bool) -> (f64, f64) {
     if from_zero {
         (low, high) = (low.min(0.0), high.max(0.0));
     }
-    let narrowest = (low.abs().max(high.abs()) * if high > low { 1e-3 } else { 0.1 }).max(1e-12);
-    let air = ((high - low) * 0.06).max(narrowest);
+    let min_margin = (low.abs().max(high.abs()) * if high > low { 1e-3 } else { 0.1 }).max(1e-12);
+    let margin = ((high - low) * 0.06).max(min_margin);
     let at_zero = from_zero && low == 0.0;
-    (if at_zero { 0.0 } else { low - air }, high + air)
+    (if at_zero { 0.0 } else { low - margin }, high + margin)
 }
 
-/// A line with as many points as can be seen: the lowest and the highest of each stretch, so that peaks stay.
+/// Reduces a long line to the lowest and the highest point of each stretch, so that peaks are kept.
 fn thin(line: Line<'_>) -> Points {
     if line.len() <= 2 * BUCKETS {
         return line.to_vec();
@@ -103,9 +112,9 @@ fn thin(line: Line<'_>) -> Points {
     thinned
 }
 
-/// The label of a tick on an axis of this length.
+/// Returns the label of a tick on an axis of this length.
 fn tick(value: f64, length: f64) -> String {
-    // Ticks are about a fifth of the axis apart.
+    // The distance between ticks is about a fifth of the axis.
     let decimals = |length: f64| (-(length / 5.0).log10()).ceil().clamp(0.0, 6.0) as usize;
     if value.abs() < length * 1e-6 {
         "0".into()
@@ -118,7 +127,7 @@ fn tick(value: f64, length: f64) -> String {
     }
 }
 
-/// A figure in about four digits.
+/// Formats a value with about four significant digits.
 pub fn short(value: f64) -> String {
     match value.abs() {
         0.0 => "0".into(),
@@ -132,9 +141,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_style_sheet_knows_the_colours() {
+    fn the_style_sheet_replaces_all_colors() {
         let style = include_str!("style.css");
-        for RGBColor(r, g, b) in COLOURS.into_iter().chain([TEXT, GRID]) {
+        for RGBColor(r, g, b) in COLORS.into_iter().chain([TEXT, GRID]) {
             let hex = format!("#{r:02X}{g:02X}{b:02X}");
             assert!(style.contains(&format!("\"{hex}\"]")), "{hex}");
         }

@@ -1,27 +1,28 @@
-//! What was compared: a table, and bars.
+//! Comparison of features: a table and a bar chart.
 
 use super::page::escape;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// A line of the comparison: features of one origin, and what they are worth.
+/// Row of the comparison: the accuracy of one kind of features.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Row {
-    /// Whose features.
+    /// Name of the features, such as `pixels` or `student`.
     pub name: String,
-    /// How they came about.
+    /// Method that produced the features.
     pub method: String,
-    /// Epochs of training, 0 for none.
+    /// Epochs of training; 0 without training.
     pub epochs: u64,
-    /// Seconds of training.
+    /// Seconds of training; 0 without training.
     pub seconds: f64,
-    /// Accuracy of the nearest neighbours, percent.
+    /// kNN accuracy in percent.
     pub knn_top1: f64,
-    /// Accuracy of a linear probe, percent.
+    /// Accuracy of the linear probe in percent.
     pub linear_top1: f64,
 }
 
-/// The rows as a table; what is compared comes first, since a phone shows the first columns.
+/// Returns the rows as an HTML table. The accuracies come first, because a phone shows only the
+/// first columns.
 pub fn table(rows: &[Row]) -> String {
     let mut html = String::from(
         "<div class=\"wide\"><table>\n<thead><tr><th>Features</th><th class=\"n\">kNN&nbsp;%</th><th class=\"n\">Linear&nbsp;%</th>\
@@ -42,32 +43,34 @@ pub fn table(rows: &[Row]) -> String {
     html + "</tbody>\n</table></div>\n"
 }
 
-/// The rows' accuracies as horizontal bars from 0 to 100 %.
+/// Returns the accuracies of the rows as horizontal bars from 0 to 100 %.
 pub fn bars(rows: &[Row]) -> String {
     let mut html = String::from(
-        "<figure class=\"bars\">\n<h3>Accuracy of the frozen features, percent</h3>\n\
+        "<figure class=\"bars\">\n<h3>Accuracy of the frozen features (%)</h3>\n\
          <p class=\"legend\"><span><i class=\"key c0\"></i>kNN</span> <span><i class=\"key c1\"></i>linear probe</span></p>\n",
     );
     for row in rows {
         let _ = writeln!(html, "<div class=\"row\"><div class=\"name\">{}</div><div>", escape(&row.name));
-        for (colour, value) in [("c0", row.knn_top1), ("c1", row.linear_top1)] {
-            // NaN becomes 0 here, and a dash in words.
+        for (color, value) in [("c0", row.knn_top1), ("c1", row.linear_top1)] {
+            // A NaN is a bar of width 0, labeled with a dash.
             let width = value.clamp(0.0, 100.0).max(0.0);
             let _ =
-                writeln!(html, "<div class=\"bar\"><i class=\"{colour}\" style=\"width:{width:.1}%\"></i><b>{}</b></div>", percent(value));
+                writeln!(html, "<div class=\"bar\"><i class=\"{color}\" style=\"width:{width:.1}%\"></i><b>{}</b></div>", percent(value));
         }
         html.push_str("</div></div>\n");
     }
-    html + "<figcaption>Longer is better. The bars begin at 0 and a full row is 100 %.</figcaption>\n</figure>\n"
+    html + "<figcaption>Higher is better. A bar of full width is 100 %.</figcaption>\n</figure>\n"
 }
 
-/// Stands where there is no figure.
+/// Placeholder for a missing value: an en dash.
 const NONE: &str = "&ndash;";
 
+/// Formats a percentage with one decimal.
 fn percent(value: f64) -> String {
     if value.is_finite() { format!("{value:.1}") } else { NONE.into() }
 }
 
+/// Formats a duration in seconds, minutes or hours.
 fn duration(seconds: f64) -> String {
     if !seconds.is_finite() || seconds <= 0.0 {
         return NONE.into();
@@ -86,20 +89,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_read_well() {
+    fn durations_have_suitable_units() {
         assert_eq!([0.0, 3.12, 59.2, 61.0, 3725.0].map(duration), [NONE, "3.1 s", "59 s", "1 min 01 s", "1 h 02 min"]);
         assert_eq!([f64::NAN, f64::INFINITY, -1.0].map(duration), [NONE; 3]);
     }
 
     #[test]
-    fn a_row_has_the_contracts_names() {
+    fn a_row_has_the_documented_json_keys() {
         let row = Row { name: "pixels".into(), method: "none".into(), epochs: 0, seconds: 0.0, knn_top1: 31.5, linear_top1: 40.0 };
         let json = r#"{"name":"pixels","method":"none","epochs":0,"seconds":0.0,"knn_top1":31.5,"linear_top1":40.0}"#;
         assert_eq!(serde_json::to_string(&row).unwrap(), json);
     }
 
     #[test]
-    fn figures_out_of_range_keep_the_bars_within() {
+    fn values_out_of_range_keep_the_bars_within_limits() {
         let row = |value| Row { name: "<b>".into(), method: "&".into(), epochs: 1, seconds: 1.0, knn_top1: value, linear_top1: value };
         let rows = [row(f64::NAN), row(-5.0), row(250.0)];
         let html = table(&rows) + &bars(&rows);

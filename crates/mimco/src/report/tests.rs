@@ -42,34 +42,34 @@ fn run(folder: &Path, metrics: &Path) -> String {
 }
 
 #[test]
-fn a_run_has_its_curves_and_nothing_from_outside() {
+fn a_run_report_has_curves_and_loads_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let html = run(folder.path(), &metrics(folder.path()));
     assert_eq!(html.matches("<svg ").count(), 9);
-    assert!(!html.contains("(RankMe)"), "no chart of nulls alone");
-    assert!(html.contains("3 figures were not finite"));
+    assert!(!html.contains("(RankMe)"), "a metric without a finite value has no chart");
+    assert!(html.contains("3 values are not finite"));
     assert!(html.contains("patches <b>3.000</b>") && html.contains("kNN <b>50.00</b>"));
     assert_eq!(html.matches(ESCAPED).count(), 5);
     assert!(!html.contains("<script"));
     let addresses = html.replace("http://www.w3.org/2000/svg", "");
     assert!(!addresses.contains("http:") && !addresses.contains("https:") && !addresses.contains("url("));
-    assert_eq!(html, run(folder.path(), &metrics(folder.path())), "the same again");
+    assert_eq!(html, run(folder.path(), &metrics(folder.path())), "the report is reproducible");
 }
 
 #[test]
-fn a_run_without_metrics_says_so() {
+fn a_run_report_notes_missing_metrics() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     assert!(run(folder.path(), &path).contains("There is no metrics file"));
     fs::write(&path, "").unwrap();
-    assert!(run(folder.path(), &path).contains("no figures yet"));
+    assert!(run(folder.path(), &path).contains("no values yet"));
     fs::write(&path, "{\"step\":1,\"epoch\":0,\"train/loss\":2.5}\n{\"step\":2,\"ep").unwrap();
     let html = run(folder.path(), &path);
-    assert!(html.contains("<circle ") && html.contains("cut off"));
+    assert!(html.contains("<circle ") && html.contains("interrupted run"));
 }
 
 #[test]
-fn lines_that_are_the_same_share_a_key() {
+fn identical_lines_share_a_legend_entry() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("metrics.jsonl");
     fs::write(&path, "{\"step\":1,\"epoch\":0,\"train/loss\":2.5,\"train/loss_image\":2.5}\n").unwrap();
@@ -77,7 +77,7 @@ fn lines_that_are_the_same_share_a_key() {
 }
 
 #[test]
-fn a_demo_shows_table_bars_pictures_and_stages() {
+fn a_demo_report_has_table_bars_pictures_and_stages() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.html");
     let row = |name: &str, epochs, seconds, knn_top1, linear_top1| Row {

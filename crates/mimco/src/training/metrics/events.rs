@@ -1,44 +1,62 @@
-//! TensorBoard's event format: TFRecord frames around hand-encoded protobuf messages. The few fields that scalars need do not earn a
-//! protobuf compiler.
+//! TensorBoard event files: TFRecord frames of protobuf messages.
 //!
-//! A frame is `length: u64, crc(length): u32, data, crc(data): u32`, little-endian, with masked CRC-32C
-//! (tensorflow/core/lib/io/record_writer.h); the messages are `Event` of tensorflow/core/util/event.proto and `Summary` of
-//! tensorflow/core/framework/summary.proto.
+//! This is own code with `prost` messages, because no maintained crate writes the format.
+//!
+//! A frame is `length: u64, crc(length): u32, data, crc(data): u32`, little-endian, with masked
+//! CRC-32C (tensorflow/core/lib/io/record_writer.h). The messages are `Event` of
+//! tensorflow/core/util/event.proto and `Summary` of tensorflow/core/framework/summary.proto.
 
+use prost::Message;
 use std::collections::BTreeMap;
 
-const VARINT: u8 = 0;
-const FIXED_64: u8 = 1;
-const BYTES: u8 = 2;
-const FIXED_32: u8 = 5;
+/// Message `Event`, with the fields that scalars need.
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, required, tag = "1")]
+    wall_time: f64,
+    /// Training step.
+    #[prost(int64, optional, tag = "2")]
+    step: Option<i64>,
+    /// Version of the format, in the first event of a file.
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    /// Metrics of the step.
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
 
-/// The first event of a file.
+/// Message `Summary`.
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    /// One value per metric.
+    #[prost(message, repeated, tag = "1")]
+    values: Vec<Value>,
+}
+
+/// Message `Summary.Value`, with the fields that scalars need.
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    /// Name of the metric.
+    #[prost(string, required, tag = "1")]
+    tag: String,
+    /// Value of the metric.
+    #[prost(float, required, tag = "2")]
+    simple_value: f32,
+}
+
+/// Returns the first event of a file. `wall_time` is in seconds since 1970.
 pub fn version(wall_time: f64) -> Vec<u8> {
-    let mut event = Vec::new();
-    double(&mut event, 1, wall_time);
-    bytes(&mut event, 3, b"brain.Event:2");
-    event
+    Event { wall_time, step: None, file_version: Some("brain.Event:2".into()), summary: None }.encode_to_vec()
 }
 
-/// An event with scalars.
-pub fn scalars(wall_time: f64, step: u64, figures: &BTreeMap<String, f64>) -> Vec<u8> {
-    let mut summary = Vec::new();
-    for (name, &figure) in figures {
-        let mut value = Vec::new();
-        bytes(&mut value, 1, name.as_bytes());
-        key(&mut value, 2, FIXED_32);
-        value.extend((figure as f32).to_le_bytes());
-        bytes(&mut summary, 1, &value);
-    }
-    let mut event = Vec::new();
-    double(&mut event, 1, wall_time);
-    key(&mut event, 2, VARINT);
-    varint(&mut event, step);
-    bytes(&mut event, 5, &summary);
-    event
+/// Returns an event with the metrics of a step, by name. `wall_time` is in seconds since 1970.
+pub fn scalars(wall_time: f64, step: u64, metrics: &BTreeMap<String, f64>) -> Vec<u8> {
+    let values = metrics.iter().map(|(name, &value)| Value { tag: name.clone(), simple_value: value as f32 }).collect();
+    Event { wall_time, step: Some(step as i64), file_version: None, summary: Some(Summary { values }) }.encode_to_vec()
 }
 
-/// An event in its frame.
+/// Returns an event in its frame.
 pub fn record(event: &[u8]) -> Vec<u8> {
     let length = (event.len() as u64).to_le_bytes();
     let mut record = Vec::with_capacity(event.len() + 16);
@@ -49,72 +67,54 @@ pub fn record(event: &[u8]) -> Vec<u8> {
     record
 }
 
-/// CRCs of data that hold CRCs collide; TFRecord turns them and adds a constant.
+/// Returns the masked CRC-32C of TFRecord: rotated plus a constant. CRCs of data that contain plain
+/// CRCs would collide.
 fn masked_crc(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
-}
-
-fn key(message: &mut Vec<u8>, field: u8, kind: u8) {
-    message.push(field << 3 | kind);
-}
-
-fn varint(message: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        message.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    message.push(value as u8);
-}
-
-fn double(message: &mut Vec<u8>, field: u8, value: f64) {
-    key(message, field, FIXED_64);
-    message.extend(value.to_le_bytes());
-}
-
-fn bytes(message: &mut Vec<u8>, field: u8, value: &[u8]) {
-    key(message, field, BYTES);
-    varint(message, value.len() as u64);
-    message.extend(value);
 }
 
 #[cfg(test)]
 pub mod tests {
     use super::*;
 
-    /// What a reader sees of an event.
+    /// Decoded event.
     #[derive(Debug, Default, PartialEq)]
-    pub struct Seen {
+    pub struct Decoded {
         pub wall_time: f64,
         pub step: u64,
         pub version: String,
         pub values: Vec<(String, f32)>,
     }
 
-    /// CRC-32C bit by bit, reflected polynomial 0x82F63B78: shares nothing with the writer's.
+    /// Bitwise CRC-32C with the reflected polynomial 0x82F63B78, independent of the writer's.
     fn crc(data: &[u8]) -> u32 {
         !data
             .iter()
             .fold(!0u32, |crc, &byte| (0..8).fold(crc ^ byte as u32, |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 }))
     }
 
-    /// ((crc >> 15) | (crc << 17)) + 0xa282ead8 modulo 2^32, as the format's description has it, in wide integers.
+    /// Computes ((crc >> 15) | (crc << 17)) + 0xa282ead8 modulo 2^32 in `u64`, as the format
+    /// describes it.
     fn masked(data: &[u8]) -> u32 {
         let crc = crc(data) as u64;
         ((((crc >> 15) | (crc << 17)) & 0xffff_ffff) + 0xa282_ead8) as u32
     }
 
+    /// Splits off the first `length` bytes.
     fn take<'a>(bytes: &mut &'a [u8], length: usize) -> &'a [u8] {
         let (head, tail) = bytes.split_at(length);
         *bytes = tail;
         head
     }
 
+    /// Splits off a varint.
     fn take_varint(bytes: &mut &[u8]) -> u64 {
         let length = bytes.iter().position(|b| b & 0x80 == 0).unwrap() + 1;
         take(bytes, length).iter().rev().fold(0, |value, byte| value << 7 | (byte & 0x7f) as u64)
     }
 
-    /// Field number and content of a message's fields; a varint's content as eight bytes.
+    /// Returns number and content of each field of a message. The content of a varint is eight
+    /// bytes.
     fn fields(mut message: &[u8]) -> Vec<(u64, Vec<u8>)> {
         let mut fields = Vec::new();
         while !message.is_empty() {
@@ -134,8 +134,8 @@ pub mod tests {
         fields
     }
 
-    /// Reads an event file whole, checking every CRC.
-    pub fn read(mut file: &[u8]) -> Vec<Seen> {
+    /// Reads all events of a file and checks every CRC.
+    pub fn read(mut file: &[u8]) -> Vec<Decoded> {
         let mut events = Vec::new();
         let u32_of = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap());
         while !file.is_empty() {
@@ -143,13 +143,13 @@ pub mod tests {
             assert_eq!(u32_of(take(&mut file, 4)), masked(length));
             let data = take(&mut file, u64::from_le_bytes(length.try_into().unwrap()) as usize);
             assert_eq!(u32_of(take(&mut file, 4)), masked(data));
-            let mut seen = Seen::default();
+            let mut decoded = Decoded::default();
             for (field, content) in fields(data) {
                 match field {
-                    1 => seen.wall_time = f64::from_le_bytes(content.try_into().unwrap()),
-                    2 => seen.step = u64::from_le_bytes(content.try_into().unwrap()),
-                    3 => seen.version = String::from_utf8(content).unwrap(),
-                    5 => seen.values.extend(fields(&content).into_iter().map(|(field, value)| {
+                    1 => decoded.wall_time = f64::from_le_bytes(content.try_into().unwrap()),
+                    2 => decoded.step = u64::from_le_bytes(content.try_into().unwrap()),
+                    3 => decoded.version = String::from_utf8(content).unwrap(),
+                    5 => decoded.values.extend(fields(&content).into_iter().map(|(field, value)| {
                         let value = fields(&value);
                         assert_eq!((field, value[0].0, value[1].0, value.len()), (1, 1, 2, 2));
                         (String::from_utf8(value[0].1.clone()).unwrap(), f32::from_le_bytes(value[1].1[..].try_into().unwrap()))
@@ -157,30 +157,44 @@ pub mod tests {
                     other => panic!("field {other}"),
                 }
             }
-            events.push(seen);
+            events.push(decoded);
         }
         events
     }
 
     #[test]
-    fn the_check_values() {
+    fn crcs_have_the_published_check_values() {
         assert_eq!(crc(b"123456789"), 0xe306_9283);
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
-        // 0xE3069283 turned right by 15 is 0x2507C60D (its low 15 bits, 0x1283, lead; its high 17, 0x1C60D, follow), and
-        // 0x2507C60D + 0xA282EAD8 = 0xC78AB0E5.
+        // 0xE3069283 rotated right by 15 is 0x2507C60D: the low 15 bits, 0x1283, then the high 17,
+        // 0x1C60D. 0x2507C60D + 0xA282EAD8 = 0xC78AB0E5.
         assert_eq!(masked_crc(b"123456789"), 0xc78a_b0e5);
     }
 
     #[test]
-    fn a_reader_finds_what_was_written() {
+    fn an_event_has_the_bytes_of_the_protobuf_format() {
+        let metrics = BTreeMap::from([("a".to_string(), 0.0), ("b".into(), 1.0)]);
+        let expected = [
+            &[0x09, 0, 0, 0, 0, 0, 0, 0xf8, 0x3f, 0x10, 0x00, 0x2a, 20][..], // wall time 1.5, step 0, 20 bytes of summary
+            &[0x0a, 8, 0x0a, 1, b'a', 0x15, 0, 0, 0, 0],
+            &[0x0a, 8, 0x0a, 1, b'b', 0x15, 0, 0, 0x80, 0x3f],
+        ];
+        assert_eq!(scalars(1.5, 0, &metrics), expected.concat());
+        assert_eq!(scalars(1.5, 300, &BTreeMap::new())[9..], [0x10, 0xac, 0x02, 0x2a, 0]);
+        assert_eq!(version(0.0)[..9], [0x09, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(version(1.5)[9..], *b"\x1a\x0dbrain.Event:2");
+    }
+
+    #[test]
+    fn events_survive_a_round_trip() {
         let long = "x".repeat(200);
-        let figures = BTreeMap::from([("train/loss".to_string(), 0.25), ("grad".into(), f64::INFINITY), (long.clone(), -1.5)]);
-        let file = [record(&version(1.5)), record(&scalars(2.5, 0, &BTreeMap::new())), record(&scalars(3.5, 300_000, &figures))].concat();
+        let metrics = BTreeMap::from([("train/loss".to_string(), 0.25), ("grad".into(), f64::INFINITY), (long.clone(), -1.5)]);
+        let file = [record(&version(1.5)), record(&scalars(2.5, 0, &BTreeMap::new())), record(&scalars(3.5, 300_000, &metrics))].concat();
         let values = vec![("grad".to_string(), f32::INFINITY), ("train/loss".into(), 0.25), (long, -1.5)];
         let expected = [
-            Seen { wall_time: 1.5, version: "brain.Event:2".into(), ..Seen::default() },
-            Seen { wall_time: 2.5, ..Seen::default() },
-            Seen { wall_time: 3.5, step: 300_000, values, ..Seen::default() },
+            Decoded { wall_time: 1.5, version: "brain.Event:2".into(), ..Decoded::default() },
+            Decoded { wall_time: 2.5, ..Decoded::default() },
+            Decoded { wall_time: 3.5, step: 300_000, values, ..Decoded::default() },
         ];
         assert_eq!(read(&file), expected);
     }

@@ -1,7 +1,7 @@
-//! The figures of a run on disk: `metrics.jsonl`, one JSON object a line, and the same for TensorBoard.
+//! Metrics of a run on disk: `metrics.jsonl`, one JSON object per line, and a TensorBoard file.
 //!
-//! Both files are cut back to the lengths that a checkpoint names when a run is taken up, so that the lines of a killed run are not
-//! written twice.
+//! A resumed run truncates both files to the position in its checkpoint, so that no line is written
+//! twice.
 
 mod events;
 
@@ -14,51 +14,61 @@ use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// One JSON object a line.
+/// Name of the file with one JSON object per line.
 pub const LINES: &str = "metrics.jsonl";
-/// TensorBoard takes any file with "tfevents" in its name. The usual name has clock and host in it; a fixed one lets a resumed run append.
+/// Name of the TensorBoard file, which must contain "tfevents". It has no time or host name, so
+/// that a resumed run appends to the same file.
 pub const EVENTS: &str = "events.out.tfevents.0.mimco";
 
-/// How far the metrics files go, for a checkpoint to name. The lines are counted, since figures of speed are now longer, now shorter, and the
-/// same run must give the same checkpoint.
+/// Position in the metrics files, stored in a checkpoint.
+///
+/// It counts lines of `metrics.jsonl`: throughput values vary in length, and the same run must give
+/// the same checkpoint.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Position {
-    /// Lines of `metrics.jsonl`.
+    /// Number of lines of `metrics.jsonl`.
     pub lines: u64,
-    /// Bytes of the TensorBoard file.
+    /// Length of the TensorBoard file in bytes.
     pub events: u64,
 }
 
-/// Writes the figures of a run.
+/// Writer of the metrics of a run.
 pub struct MetricsWriter {
+    /// Number of lines written, those of earlier runs included.
     count: u64,
+    /// `metrics.jsonl`.
     lines: Output,
+    /// TensorBoard file.
     events: Output,
 }
 
+/// Line of `metrics.jsonl`.
 #[derive(Serialize)]
 struct Line<'a> {
     step: u64,
     epoch: u64,
-    // Sorted by the map; serde_json writes what is not finite as null.
+    // Sorted by name; serde_json writes values that are not finite as null.
     #[serde(flatten)]
-    figures: &'a BTreeMap<String, f64>,
+    metrics: &'a BTreeMap<String, f64>,
 }
 
 impl MetricsWriter {
-    /// Begins both files anew.
+    /// Creates both files, or truncates existing ones.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn create(folder: &Path) -> Result<MetricsWriter, Error> {
         for name in [LINES, EVENTS] {
             let path = folder.join(name);
-            File::create(&path).map_err(|e| unwritten(&path, &e))?;
+            File::create(&path).map_err(|e| write_error(&path, &e))?;
         }
         MetricsWriter::resume_at(folder, &Position::default())
     }
 
-    /// Goes on at a position, dropping what a killed run wrote after it.
+    /// Opens both files at a position and drops everything after it.
     ///
     /// # Errors
-    /// Where a file is missing or shorter than the position.
+    /// A file that is missing, shorter than the position, or cannot be written.
     pub fn resume_at(folder: &Path, position: &Position) -> Result<MetricsWriter, Error> {
         let lines = folder.join(LINES);
         let length = end_of_line(&lines, position.lines)?;
@@ -73,51 +83,57 @@ impl MetricsWriter {
         Ok(writer)
     }
 
-    /// Writes a line of figures to both files.
-    pub fn log(&mut self, step: u64, epoch: u64, figures: &BTreeMap<String, f64>) -> Result<(), Error> {
-        let mut line = serde_json::to_vec(&Line { step, epoch, figures }).map_err(|e| Error::file(&self.lines.path, e))?;
+    /// Appends the metrics of a step to both files. `epoch` counts from 0.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn log(&mut self, step: u64, epoch: u64, metrics: &BTreeMap<String, f64>) -> Result<(), Error> {
+        let mut line = serde_json::to_vec(&Line { step, epoch, metrics }).map_err(|e| Error::file(&self.lines.path, e))?;
         line.push(b'\n');
         self.lines.write(&line)?;
         self.count += 1;
-        self.events.write(&events::record(&events::scalars(now(), step, figures)))
+        self.events.write(&events::record(&events::scalars(now(), step, metrics)))
     }
 
-    /// Brings both files to the disk: to be called before a checkpoint names their position, which must never be ahead of them.
+    /// Syncs both files to disk. A checkpoint must not store a position before this call.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.lines.sync()?;
         self.events.sync()
     }
 
-    /// Where both files stand.
+    /// Returns the position at the end of both files.
     pub fn position(&self) -> Position {
         Position { lines: self.count, events: self.events.length }
     }
 }
 
-/// The last value of a figure in a run's `metrics.jsonl`.
+/// Returns the last value of a metric in the `metrics.jsonl` of a run folder.
 pub fn last_figure(folder: &Path, name: &str) -> Option<f64> {
     let lines = BufReader::new(File::open(folder.join(LINES)).ok()?).lines().map_while(Result::ok);
     lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?.get(name)?.as_f64()).last()
 }
 
-/// Bytes of the first `count` lines.
+/// Returns the length of the first `count` lines in bytes.
 fn end_of_line(path: &Path, count: u64) -> Result<u64, Error> {
-    let unread = |e: io::Error| {
+    let unreadable = |e: io::Error| {
         Error::file(
             path,
-            format!("cannot be opened to resume: {e}; put the file back and make it readable, or use --overwrite to start anew"),
+            format!("cannot be opened to resume: {e}; restore the file and make it readable, or use --overwrite to start again"),
         )
     };
-    let mut file = BufReader::new(File::open(path).map_err(unread)?);
+    let mut file = BufReader::new(File::open(path).map_err(unreadable)?);
     let (mut length, mut line) = (0, Vec::new());
     for done in 0..count {
         line.clear();
-        length += file.read_until(b'\n', &mut line).map_err(unread)? as u64;
+        length += file.read_until(b'\n', &mut line).map_err(unreadable)? as u64;
         if line.last() != Some(&b'\n') {
             return Err(Error::file(
                 path,
                 format!(
-                    "has {done} whole lines where the checkpoint expects {count}; put the whole file back, or use --overwrite to start anew"
+                    "has {done} complete lines, but the checkpoint expects {count}; restore the complete file, or use --overwrite to start again"
                 ),
             ));
         }
@@ -125,16 +141,18 @@ fn end_of_line(path: &Path, count: u64) -> Result<u64, Error> {
     Ok(length)
 }
 
-/// Seconds since 1970: TensorBoard's relative time axis needs them; `metrics.jsonl`, which must be reproducible, has no clock.
+/// Returns the seconds since 1970, for TensorBoard's relative time axis. `metrics.jsonl` must be
+/// reproducible and contains no time.
 fn now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-fn unwritten(path: &Path, error: &io::Error) -> Error {
+/// Returns the error of a failed write.
+fn write_error(path: &Path, error: &io::Error) -> Error {
     Error::file(path, describe(error))
 }
 
-/// A file that only grows. Lines are few, so each goes straight to the system: whoever watches the run sees it at once.
+/// Append-only file without a buffer: each line is visible at once to programs that follow the run.
 struct Output {
     path: PathBuf,
     file: File,
@@ -142,6 +160,7 @@ struct Output {
 }
 
 impl Output {
+    /// Opens a file and truncates it to `length` bytes.
     fn open_at(path: PathBuf, length: u64) -> Result<Output, Error> {
         let open = || -> io::Result<(File, u64)> {
             let mut file = File::options().write(true).open(&path)?;
@@ -157,24 +176,26 @@ impl Output {
             Ok((_, found)) => Err(Error::file(
                 &path,
                 format!(
-                    "has {found} bytes where the checkpoint expects {length}; put the whole file back, or use --overwrite to start anew"
+                    "has {found} bytes, but the checkpoint expects {length}; restore the complete file, or use --overwrite to start again"
                 ),
             )),
             Err(e) => Err(Error::file(
                 &path,
-                format!("cannot be opened to resume: {e}; put the file back and make it writable, or use --overwrite to start anew"),
+                format!("cannot be opened to resume: {e}; restore the file and make it writable, or use --overwrite to start again"),
             )),
         }
     }
 
+    /// Appends bytes.
     fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.file.write_all(bytes).map_err(|e| unwritten(&self.path, &e))?;
+        self.file.write_all(bytes).map_err(|e| write_error(&self.path, &e))?;
         self.length += bytes.len() as u64;
         Ok(())
     }
 
+    /// Syncs the file to disk.
     fn sync(&mut self) -> Result<(), Error> {
-        self.file.sync_data().map_err(|e| unwritten(&self.path, &e))
+        self.file.sync_data().map_err(|e| write_error(&self.path, &e))
     }
 }
 
@@ -183,13 +204,13 @@ mod tests {
     use super::*;
     use std::fs;
 
-    fn figures(pairs: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    fn metrics(pairs: &[(&str, f64)]) -> BTreeMap<String, f64> {
         pairs.iter().map(|(name, value)| (name.to_string(), *value)).collect()
     }
 
     fn log_steps(writer: &mut MetricsWriter, steps: std::ops::Range<u64>) {
         for step in steps {
-            writer.log(step, step / 4, &figures(&[("train/loss", 1.0 / (step + 1) as f64), ("optim/lr", 1e-4)])).unwrap();
+            writer.log(step, step / 4, &metrics(&[("train/loss", 1.0 / (step + 1) as f64), ("optim/lr", 1e-4)])).unwrap();
         }
     }
 
@@ -198,9 +219,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::create(folder.path()).unwrap();
         writer
-            .log(7, 1, &figures(&[("train/loss", 0.5), ("optim/lr", 1e-4), ("health/rankme", f64::NAN), ("a\"b", f64::INFINITY)]))
+            .log(7, 1, &metrics(&[("train/loss", 0.5), ("optim/lr", 1e-4), ("health/rankme", f64::NAN), ("a\"b", f64::INFINITY)]))
             .unwrap();
-        writer.log(8, 1, &figures(&[])).unwrap();
+        writer.log(8, 1, &metrics(&[])).unwrap();
         let text = fs::read_to_string(folder.path().join(LINES)).unwrap();
         let expected = concat!(
             r#"{"step":7,"epoch":1,"a\"b":null,"health/rankme":null,"optim/lr":0.0001,"train/loss":0.5}"#,
@@ -214,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resumed_run_leaves_an_undisturbed_runs_files() {
+    fn a_resumed_run_has_the_files_of_an_uninterrupted_run() {
         let (whole, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         log_steps(&mut MetricsWriter::create(whole.path()).unwrap(), 0..12);
 
@@ -239,34 +260,34 @@ mod tests {
     }
 
     #[test]
-    fn a_position_survives_its_checkpoint() {
+    fn a_position_survives_its_json() {
         let position = Position { lines: 12, events: 1 << 40 };
         let json = serde_json::to_string(&position).unwrap();
         assert_eq!(serde_json::from_str::<Position>(&json).unwrap(), position);
     }
 
     #[test]
-    fn a_missing_or_shorter_file_is_said() {
+    fn a_missing_or_shorter_file_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = MetricsWriter::create(folder.path()).unwrap();
         log_steps(&mut writer, 0..3);
         let position = writer.position();
         drop(writer);
-        let told = |what: &str| {
+        let reports = |what: &str| {
             let error = MetricsWriter::resume_at(folder.path(), &position).map(|_| ()).unwrap_err().to_string();
             assert!(error.contains(what) && error.contains("--overwrite") && !error.contains('\n'), "{error}");
         };
         let lines = folder.path().join(LINES);
         fs::write(&lines, b"short").unwrap();
-        told("has 0 whole lines where the checkpoint expects 3");
-        assert_eq!(fs::read(&lines).unwrap(), b"short", "nothing is changed");
+        reports("has 0 complete lines, but the checkpoint expects 3");
+        assert_eq!(fs::read(&lines).unwrap(), b"short", "the file is unchanged");
         fs::remove_file(&lines).unwrap();
-        told("cannot be opened");
+        reports("cannot be opened");
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_full_disk_is_said_in_one_line() {
+    fn a_full_disk_is_an_error_of_one_line() {
         let path = PathBuf::from("/dev/full");
         let file = File::options().write(true).open(&path).unwrap();
         let error = Output { path, file, length: 0 }.write(b"x").unwrap_err().to_string();
