@@ -145,7 +145,8 @@ fn is_value(cell: &str, value: &Value) -> bool {
             let cells: Vec<&str> = cell.trim_matches(['[', ']']).split(", ").collect();
             cells.len() == values.len() && cells.iter().zip(values).all(|(cell, value)| is_value(cell, value))
         }
-        _ => cell == value.to_string(),
+        Value::Bool(flag) => cell == if *flag { "true" } else { "false" },
+        _ => false,
     }
 }
 

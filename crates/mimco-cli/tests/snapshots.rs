@@ -54,7 +54,7 @@ fn error_texts() {
         &["pretrain", "--data", "missing", "--out", "run"],
         &["pretrain", "--data", "empty", "--out", "run"],
         &["pretrain", "--data", "one", "--out", "run"],
-        &["pretrain", "--data", "set", "--out", "set"],
+        &["pretrain", "--data", "set", "--out", "set/a"],
         &["pretrain", "--data", "set", "--out", "run", "--teacher", "missing.safetensors"],
         &["pretrain", "--data", "set", "--out", "run", "--teacher", "text.safetensors"],
         &["pretrain", "--print-config", "--recipe", "mimco_photo"],
