@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{mimco, stdout, verbs};
+use common::{fixture, mimco, stdout, verbs};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -145,7 +145,8 @@ fn is_value(cell: &str, value: &Value) -> bool {
             let cells: Vec<&str> = cell.trim_matches(['[', ']']).split(", ").collect();
             cells.len() == values.len() && cells.iter().zip(values).all(|(cell, value)| is_value(cell, value))
         }
-        _ => cell == value.to_string(),
+        Value::Bool(flag) => cell == if *flag { "true" } else { "false" },
+        _ => false,
     }
 }
 
@@ -187,5 +188,16 @@ fn every_setting_that_a_page_names_exists() {
                 assert!(known.contains(key), "{name}: there is no setting {key}: {span}");
             }
         }
+    }
+}
+
+#[test]
+fn the_example_of_inspect_is_what_the_program_prints() {
+    let text = page("docs/src/checkpoints.md");
+    let example = text.split("```").find(|block| block.trim_start().starts_with("$ mimco inspect")).unwrap();
+    let printed = stdout(mimco().arg("inspect").arg(fixture("moco_v3.pth.tar")).arg("model.heads=3"));
+    for line in example.lines().skip(2).filter(|line| !line.trim().is_empty() && line.trim() != "...") {
+        let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(printed.lines().any(|other| squeeze(other) == squeeze(line)), "checkpoints.md has {line:?}, the program prints {printed}");
     }
 }
