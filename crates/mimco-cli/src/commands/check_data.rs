@@ -3,7 +3,7 @@
 use crate::args::CheckData;
 use crate::{commands::progress, output, status::Status};
 use mimco_data::Dataset;
-use mimco_data::check::{CheckReport, LISTED, check};
+use mimco_data::check::{CheckReport, MAX_LISTED, check};
 use std::collections::BTreeMap;
 
 /// Largest number of odd images that are printed.
@@ -61,7 +61,7 @@ fn print(report: &CheckReport) -> anyhow::Result<()> {
         output::line(&format!("odd       {name}: {why}"))?;
     }
     if report.unusual.len() > PRINTED {
-        output::line(&format!("odd       more images; --json lists the first {LISTED}"))?;
+        output::line(&format!("odd       more images; --json lists the first {MAX_LISTED}"))?;
     }
     for (name, why) in &report.broken {
         output::line(&format!("broken    {name}: {why}"))?;

@@ -34,7 +34,7 @@ pub fn linear(args: Linear) -> anyhow::Result<Status> {
     let result = linear_top1(&sets.train, &sets.train_labels, &sets.val, &sets.val_labels, sets.classes, args.seed)?;
     if args.backbone.common.json {
         output::json(&serde_json::json!({
-            "linear_top1": result.top1, "regularisation": result.regularisation, "train": sets.train.rows(), "val": sets.val.rows(),
+            "linear_top1": result.top1, "regularisation": result.regularization, "train": sets.train.rows(), "val": sets.val.rows(),
         }))?;
     } else {
         output::line(&format!(
@@ -42,7 +42,7 @@ pub fn linear(args: Linear) -> anyhow::Result<Status> {
             result.top1,
             sets.val.rows(),
             sets.train.rows(),
-            result.regularisation
+            result.regularization
         ))?;
     }
     Ok(Status::Complete)

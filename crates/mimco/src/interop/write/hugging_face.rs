@@ -6,7 +6,7 @@ use super::safetensors::NamedTensor;
 use super::tensors::{HostParameters, shortest_decimal};
 use crate::interop::info::Info;
 use crate::models::vit::VitConfig;
-use mimco_data::augment::SMALL;
+use mimco_data::augment::MIN_CROPPED_SIZE;
 use serde_json::{Value, json};
 
 /// Model class of a backbone.
@@ -152,7 +152,7 @@ pub(crate) fn config(info: &Info) -> Value {
 pub(crate) fn preprocessor(info: &Info) -> Value {
     let size = info.model.image;
     let square = json!({"height": size, "width": size});
-    let small = size < SMALL as usize;
+    let small = size < MIN_CROPPED_SIZE as usize;
     json!({
         "image_processor_type": if small { "ViTImageProcessor" } else { "BitImageProcessor" },
         "do_convert_rgb": true,
