@@ -1,7 +1,7 @@
 //! Gradients of a model's parameters, in one flat block of memory.
 
 use crate::cpu::flat;
-use crate::device::{Device, Memory};
+use crate::device::Memory;
 use crate::parameters::{ParameterId, Parameters};
 use crate::tensor::Tensor;
 use std::borrow::Cow;
@@ -27,11 +27,6 @@ impl Parameters {
 }
 
 impl Gradients {
-    /// Returns the device that holds the gradients.
-    pub fn device(&self) -> Device {
-        self.memory.device()
-    }
-
     /// Length of the flat memory in elements.
     pub(crate) fn flat_len(&self) -> usize {
         self.memory.len()

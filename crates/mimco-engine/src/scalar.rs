@@ -1,7 +1,5 @@
 //! One f64 on a device.
 
-use crate::device::Device;
-
 /// A result in f64 on a device, read by [`Scalar::to_host`].
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar {
@@ -17,13 +15,6 @@ impl Scalar {
     /// Wraps a value in main memory.
     pub(crate) fn cpu(value: f64) -> Scalar {
         Scalar { value: Value::Cpu(value) }
-    }
-
-    /// Returns the device that holds the value.
-    pub fn device(self) -> Device {
-        match self.value {
-            Value::Cpu(_) => Device::Cpu,
-        }
     }
 
     /// Copies the value to the host.

@@ -40,12 +40,12 @@ impl Buffer {
     }
 
     /// Reserves memory for `len` elements in all, so that growing to them moves nothing.
-    pub fn reserve(&mut self, len: usize) {
+    pub(crate) fn reserve(&mut self, len: usize) {
         self.lines.reserve_exact(len.div_ceil(16).saturating_sub(self.lines.len()));
     }
 
     /// Appends zeros up to `len` elements, in place if the memory is reserved.
-    pub fn grow(&mut self, len: usize) {
+    pub(crate) fn grow(&mut self, len: usize) {
         let end = self.len;
         self.lines.resize(len.div_ceil(16).max(self.lines.len()), Line([0.0; 16]));
         self.len = len.max(end);
@@ -62,22 +62,22 @@ impl Buffer {
 
 impl Buffer {
     /// The memory as 32-bit words.
-    pub fn words(&self) -> &[u32] {
+    pub(crate) fn words(&self) -> &[u32] {
         &bytemuck::cast_slice(&self.lines)[..self.len]
     }
 
     /// The memory as 32-bit words, to write.
-    pub fn words_mut(&mut self) -> &mut [u32] {
+    pub(crate) fn words_mut(&mut self) -> &mut [u32] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..self.len]
     }
 
     /// The memory as bf16, two for each f32.
-    pub fn bf16(&self) -> &[bf16] {
+    pub(crate) fn bf16(&self) -> &[bf16] {
         &bytemuck::cast_slice(&self.lines)[..2 * self.len]
     }
 
     /// The memory as bf16, to write.
-    pub fn bf16_mut(&mut self) -> &mut [bf16] {
+    pub(crate) fn bf16_mut(&mut self) -> &mut [bf16] {
         &mut bytemuck::cast_slice_mut(&mut self.lines)[..2 * self.len]
     }
 }

@@ -120,7 +120,7 @@ pub fn max(x: &[f32]) -> f32 {
 
 /// Returns Σ a·b.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let n = a.len().min(b.len());
     let (a, b) = (&a[..n], &b[..n]);
     let mut lanes = [0.0f32; LANES];
@@ -137,7 +137,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Adds b to a.
-pub fn add(a: &mut [f32], b: &[f32]) {
+pub(crate) fn add(a: &mut [f32], b: &[f32]) {
     with_simd(
         #[inline(always)]
         || a.iter_mut().zip(b).for_each(|(a, b)| *a += b),
@@ -145,7 +145,7 @@ pub fn add(a: &mut [f32], b: &[f32]) {
 }
 
 /// Adds s · b to a.
-pub fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
+pub(crate) fn add_scaled(a: &mut [f32], s: f32, b: &[f32]) {
     with_simd(
         #[inline(always)]
         || a.iter_mut().zip(b).for_each(|(a, b)| *a = b.mul_add(s, *a)),
