@@ -41,6 +41,16 @@ impl FeatureQueue {
         self.sample_ids.is_empty()
     }
 
+    /// Maximum number of features.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Number of elements of a feature.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
     /// Copies the features as one group of keys, [1, filled, width].
     pub fn keys(&self) -> Tensor {
         match &self.features {
