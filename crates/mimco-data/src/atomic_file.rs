@@ -9,7 +9,7 @@ const BUFFER: usize = 1 << 20;
 
 /// A file that is written as `PATH.partial`. [`AtomicFile::publish`] renames it to `PATH`; dropping
 /// it without publishing deletes the partial file.
-pub(crate) struct AtomicFile {
+pub struct AtomicFile {
     file: BufWriter<File>,
     path: PathBuf,
     published: bool,
@@ -71,7 +71,7 @@ impl Drop for AtomicFile {
 ///
 /// # Errors
 /// Fails if the file cannot be created, written or renamed.
-pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = AtomicFile::create(path)?;
     file.write_all(bytes)?;
     file.publish()
@@ -86,5 +86,6 @@ pub(crate) fn partial_path(path: &Path) -> PathBuf {
 
 /// Flushes a folder's new file names to disk, on systems that support it.
 fn sync_folder(folder: &Path) {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     let _ = File::open(folder).and_then(|folder| folder.sync_all());
 }

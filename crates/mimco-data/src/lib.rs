@@ -4,7 +4,7 @@
 //! The views of an image are a function of (seed, epoch, index) alone; they do not depend on the
 //! number of worker threads.
 
-mod atomic_file;
+pub mod atomic_file;
 pub mod augment;
 pub mod check;
 pub mod dataset;

@@ -93,7 +93,7 @@ fn small_images_keep_their_files_and_large_ones_are_resized() {
     assert_eq!(images.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), expected);
     assert_eq!(classes.iter().map(|(_, class)| class[0]).collect::<Vec<_>>(), *b"000000000111122");
     for (packed, original) in [(10, "dog.s/same.jpg"), (11, "dog.s/same.png"), (12, "dog.s/turned.jpg"), (13, "emu/animated.gif")] {
-        assert!(images[packed].1 == fs::read(source.join(original)).unwrap(), "{original} stays unchanged");
+        assert!(images[packed].1 == fs::read(source.join(original)).unwrap(), "{original} remains unchanged");
     }
     let first = decode(&images[8].1, "8", MAX_PIXELS).unwrap();
     assert_eq!((first.width, first.height), (40, 24), "68 x 40, rounded down");

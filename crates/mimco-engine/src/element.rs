@@ -129,7 +129,7 @@ impl Element for bf16 {
     }
 }
 
-/// Rounds to the nearest bf16, ties to even; NaN stays NaN.
+/// Rounds to the nearest bf16, ties to even; NaN remains NaN.
 #[inline(always)]
 fn round_one(x: f32) -> bf16 {
     let bits = x.to_bits();

@@ -77,7 +77,7 @@ impl Parameters {
         let range = start..start + elements;
         let decay = if shape.iter().filter(|&&n| n > 1).count() >= 2 { 1.0 } else { 0.0 };
         match &mut self.memory {
-            // Every range begins on a cache line; the gap stays 0.
+            // Every range begins on a cache line; the gap remains 0.
             Memory::Cpu(buffer) => buffer.grow(range.end.next_multiple_of(16)),
         }
         self.entries.push(Entry { name: name.into(), shape: shape.to_vec(), range, trainable: true, decay, rate: 1.0 });

@@ -1,33 +1,22 @@
 //! Atomic writing of files.
 
 use crate::Error;
-use std::fs::File;
+use mimco_data::atomic_file::AtomicFile;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
 
-/// Writes a file atomically: `fill` writes `NAME.tmp` in the same folder, which is synced and
+/// Writes a file atomically: `fill` writes `NAME.partial` in the same folder, which is synced and
 /// renamed. A crash leaves the old file or the new one; the next call overwrites a leftover
-/// `NAME.tmp`.
+/// `NAME.partial`.
 ///
 /// # Errors
-/// A file that cannot be written. The old file is then unchanged, and `NAME.tmp` is removed.
+/// A file that cannot be written. The old file is then unchanged, and `NAME.partial` is removed.
 pub fn write_atomically_with(path: &Path, fill: impl FnOnce(&mut (dyn Write + Send)) -> std::io::Result<()>) -> Result<(), Error> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let written = (|| {
-        let mut out = std::io::BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
-        fill(&mut out)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        std::fs::rename(&temporary, path)?;
-        sync_folder(path);
-        Ok(())
-    })();
-    written.map_err(|e: std::io::Error| {
-        let _ = std::fs::remove_file(&temporary);
-        Error::file(path, describe(&e))
-    })
+    let written = AtomicFile::create(path).and_then(|mut file| {
+        fill(&mut file)?;
+        file.publish()
+    });
+    written.map_err(|e| Error::file(path, describe(&e)))
 }
 
 /// Writes `bytes` to a file atomically.
@@ -51,15 +40,6 @@ pub fn describe(error: &std::io::Error) -> String {
         _ => "check that the disk is present and has space",
     };
     format!("cannot be written: {error}; {remedy} and run the same command again")
-}
-
-/// Syncs the folder of a renamed file. Errors are ignored, because some file systems cannot do it.
-fn sync_folder(path: &Path) {
-    if let Some(folder) = path.parent()
-        && let Ok(folder) = File::open(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
-    {
-        let _ = folder.sync_all();
-    }
 }
 
 #[cfg(test)]

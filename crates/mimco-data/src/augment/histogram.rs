@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(apply(&|i| solarize_add(i, 128)), [128, 157, 255, 128]);
     }
 
-    /// A point of 130 on black: 5/13 of it (50) stays in the center, 1/13 (10) around it. A
+    /// A point of 130 on black: 5/13 of it (50) remains in the center, 1/13 (10) around it. A
     /// sharpness of 1.5 gives 130 + 0.5 (130 - 50) in the center.
     #[test]
     fn a_point_is_smoothed_and_sharpened() {

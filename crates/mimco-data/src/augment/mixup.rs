@@ -30,7 +30,7 @@ impl Default for Mix {
 /// How a batch is mixed.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Mixing {
-    /// The batch stays unchanged.
+    /// The batch remains unchanged.
     None,
     /// Each image becomes `lambda` · itself + (1 - `lambda`) · its partner.
     Mixup {
@@ -85,7 +85,7 @@ fn cut_box(size: usize, lambda: f32, center: (usize, usize)) -> Mixing {
 }
 
 /// Mixes views [batch, 3, size, size] as drawn for this size. The middle image of an odd batch is
-/// its own partner and stays.
+/// its own partner and remains.
 pub fn apply(mixed: &Mixing, views: &mut [f32], batch: usize, size: usize) {
     let plane = (size * size).max(1);
     let mut views = views.chunks_exact_mut(3 * plane).take(batch);

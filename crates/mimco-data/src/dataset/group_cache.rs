@@ -19,7 +19,7 @@ struct Entry<T> {
     slot: Arc<Slot<T>>,
 }
 
-/// Locked while the value is loaded. Invalid data stays invalid and is remembered as an error; disk
+/// Locked while the value is loaded. Invalid data remains invalid and is remembered as an error; disk
 /// and network failures are not.
 type Slot<T> = Mutex<Option<Result<Arc<T>, String>>>;
 
@@ -158,7 +158,7 @@ mod tests {
         };
         assert!(made(0, 4) && made(1, 4) && !made(0, 4)); // 1 is now the least recently used
         assert!(made(2, 4) && !made(0, 4) && made(1, 4));
-        // A value over the capacity stays until the next one.
+        // A value over the capacity remains until the next one.
         assert!(made(9, 50) && !made(9, 50) && made(0, 4) && !made(0, 4) && made(9, 50));
     }
 

@@ -37,7 +37,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// Returns the name of a kind in reports. The names are keys of `mimco check-data`'s JSON
-    /// output, so their spelling stays.
+    /// output, so their spelling remains.
     pub fn name(self) -> &'static str {
         match self {
             Kind::OneBit => "1-bit",

@@ -16,7 +16,7 @@ const FILE: [Duration; 3] = [ms(100), ms(500), ms(2000)];
 /// all.
 const FOLDER: [Duration; 6] = [ms(100), ms(500), ms(2000), ms(5000), ms(10_000), ms(12_000)];
 
-/// Pauses for each further file while the folder stays unavailable, so that few files are skipped
+/// Pauses for each further file while the folder remains unavailable, so that few files are skipped
 /// until it is back.
 const STILL_UNAVAILABLE: [Duration; 1] = [ms(10_000)];
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 /// Runs `work` compiled for the widest vectors of the machine (AVX-512, AVX2 or the baseline).
 ///
 /// The closure and every function that it calls must be `#[inline(always)]`; any other function
-/// stays compiled for the baseline.
+/// remains compiled for the baseline.
 #[inline(always)]
 pub fn with_simd<R>(work: impl FnOnce() -> R) -> R {
     struct Op<F>(F);

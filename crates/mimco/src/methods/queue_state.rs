@@ -7,17 +7,17 @@ use mimco_engine::ops::{FeatureQueue, QueueState};
 /// Returns the arrays of a queue; none if it is empty. f32 is exact for integers up to 2^24, so sample
 /// ids and the position are stored in halves of 16 bits.
 pub(super) fn arrays(queue: &FeatureQueue) -> Vec<StateArray> {
-    let Some(state) = queue.state() else { return Vec::new() };
-    let count = state.sample_ids.len();
-    let halves = |half: fn(u64) -> u64| state.sample_ids.iter().map(|&id| half(id) as f32).collect::<Vec<f32>>();
-    let (high, low): (fn(u64) -> u64, fn(u64) -> u64) = (|id| id >> 16, |id| id & 0xffff);
-    let next = vec![(state.next >> 16) as f32, (state.next & 0xffff) as f32];
+    let Some(QueueState { features, sample_ids, next }) = queue.state() else { return Vec::new() };
+    let count = sample_ids.len();
+    let high_halves: Vec<f32> = sample_ids.iter().map(|&id| (id >> 16) as f32).collect();
+    let low_halves: Vec<f32> = sample_ids.iter().map(|&id| (id & 0xffff) as f32).collect();
+    let next = vec![(next >> 16) as f32, (next & 0xffff) as f32];
     let array = |name: &str, shape: Vec<usize>, data| StateArray { name: format!("queue.{name}"), shape, data };
     vec![
-        array("owners_high", vec![count], halves(high)),
-        array("owners_low", vec![count], halves(low)),
+        array("features", vec![count, queue.width()], features),
+        array("owners_high", vec![count], high_halves),
+        array("owners_low", vec![count], low_halves),
         array("next", vec![2], next),
-        array("features", vec![count, queue.width()], state.features),
     ]
 }
 

@@ -67,7 +67,7 @@ impl Progress {
 /// that other verbs can read the checkpoint too.
 ///
 /// # Errors
-/// A file that cannot be written; the previous checkpoint stays.
+/// A file that cannot be written; the previous checkpoint remains.
 pub fn save(path: &Path, config: &Config, method: &dyn Method, optimizer: &Optimizer, progress: &Progress) -> Result<(), Error> {
     let parameters = method.parameters();
     let mut tensors: Vec<(String, Vec<usize>, &[f32])> = Vec::new();

@@ -14,6 +14,8 @@ const EXPORT: &str = "export";
 const LOG: &str = "train.log";
 const TEACHER: &str = "teacher";
 const LISTING: &str = "images.index";
+/// Suffixes of incomplete files; earlier versions wrote `.tmp`.
+const PARTIAL: [&str; 2] = [".partial", ".tmp"];
 /// Files that a run may have written. `--overwrite` removes these and nothing else. `config.toml`, which
 /// marks the folder as a run, goes last, so that an interrupted removal can be repeated.
 const OURS: [&str; 12] = [
@@ -102,7 +104,9 @@ impl RunFolder {
         for folder in folders.iter().rev() {
             for name in OURS {
                 remove(&folder.join(name))?;
-                remove(&folder.join(format!("{name}.tmp")))?;
+                for suffix in PARTIAL {
+                    remove(&folder.join(format!("{name}{suffix}")))?;
+                }
             }
         }
         logs.iter().try_for_each(|(log, _)| remove(log))?;
@@ -178,7 +182,7 @@ fn is_run(path: &Path) -> bool {
 
 /// Returns whether a run writes a file of this name.
 fn is_ours(name: &str) -> bool {
-    let name = name.strip_suffix(".tmp").unwrap_or(name);
+    let name = PARTIAL.iter().find_map(|suffix| name.strip_suffix(suffix)).unwrap_or(name);
     [CHECKPOINTS, EXPORT, LOG, TEACHER].contains(&name) || OURS.contains(&name)
 }
 

@@ -61,7 +61,7 @@ pub(super) enum StageOutcome {
 /// Trains a stage to its end or to a signal, from its beginning or from its last checkpoint.
 ///
 /// # Errors
-/// What cannot be read, written or trained. The last checkpoint stays intact.
+/// What cannot be read, written or trained. The last checkpoint remains intact.
 pub(super) fn train(stage: Stage<'_>) -> Result<StageOutcome, Error> {
     let mut training = match Training::open(stage)? {
         Opened::Unfinished(training) => training,
@@ -125,7 +125,7 @@ struct UnreadStep {
 }
 
 enum Opened<'a> {
-    Unfinished(Training<'a>),
+    Unfinished(Box<Training<'a>>),
     Finished(Summary),
 }
 
@@ -191,7 +191,7 @@ impl<'a> Training<'a> {
             peak_flops,
         };
         training.console.start_bar(training.progress.step, training.total_steps());
-        Ok(Opened::Unfinished(training))
+        Ok(Opened::Unfinished(Box::new(training)))
     }
 
     fn config(&self) -> &'a Config {

@@ -141,7 +141,7 @@ pub(super) fn rows_of_product(
 /// Blocks of rows, from the shape only.
 ///
 /// Their number is even (unless a block has at most 32 rows), they are as equal as units of 32 rows
-/// allow, and a packed block stays in the second-level cache.
+/// allow, and a packed block remains in the second-level cache.
 pub(super) struct Blocks {
     rows: usize,
     units: usize,

@@ -24,7 +24,7 @@ impl Tile<'_> {
     }
 
     /// Calls `finish(row, column, values)` for each row, compiled for the widest vectors. The width
-    /// of a whole panel is a constant, so that a row stays in registers.
+    /// of a whole panel is a constant, so that a row remains in registers.
     #[inline(always)]
     pub fn each_row(&mut self, finish: impl Fn(usize, usize, &mut [f32])) {
         let (first, column) = (self.row, self.column);

@@ -31,7 +31,7 @@ pub struct QueueState {
 
 impl FeatureQueue {
     /// Returns an empty queue of at most `capacity` features of `width` elements, in main memory.
-    /// With capacity 0 it stays empty.
+    /// With capacity 0 it remains empty.
     pub fn new(capacity: usize, width: usize) -> FeatureQueue {
         FeatureQueue { capacity, width, features: Memory::zeros(Device::Cpu, 0), sample_ids: Vec::new(), next: 0 }
     }
@@ -88,7 +88,7 @@ impl FeatureQueue {
         })
     }
 
-    /// Replaces the contents by those of a checkpoint. A queue of capacity 0 stays empty.
+    /// Replaces the contents by those of a checkpoint. A queue of capacity 0 remains empty.
     ///
     /// # Errors
     /// If the state has more features than the capacity, or its arrays do not fit each other or the

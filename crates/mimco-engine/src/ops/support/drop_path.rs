@@ -1,5 +1,5 @@
 //! Drop path (stochastic depth): some images skip a residual branch, and the branch of the others
-//! is scaled up, so that the mean stays. The branch is computed only for the rows that keep it.
+//! is scaled up, so that the mean remains. The branch is computed only for the rows that keep it.
 
 use std::sync::Arc;
 

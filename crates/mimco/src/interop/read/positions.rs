@@ -5,7 +5,7 @@
 const A: f64 = -0.5;
 
 /// Resizes positions `[1 + from², width]` of a class token and a grid of patches, row by row, to
-/// `[1 + to², width]`. The class token's position stays as it is.
+/// `[1 + to², width]`. The class token's position remains as it is.
 pub(crate) fn resize(positions: &[f32], width: usize, from: usize, to: usize) -> Vec<f32> {
     let (class, grid) = positions.split_at(width);
     let weights = weights(from, to);

@@ -38,7 +38,7 @@ impl Input {
     }
 
     /// Reads `count` contiguous elements from the byte `start` on. The bytes pass through a buffer
-    /// that stays in the processor's cache, so only the result needs memory of its size.
+    /// that remains in the processor's cache, so only the result needs memory of its size.
     pub fn elements(&mut self, dtype: Dtype, start: u64, count: usize) -> Result<Vec<f32>, ReadError> {
         const BUFFER: usize = 1 << 18;
         let length = count.checked_mul(dtype.size()).ok_or(ReadError::Truncated)?;
