@@ -74,29 +74,36 @@ pub fn matmul_strided(c: &mut [f32], c_stride: usize, a: Matrix<'_>, b: Matrix<'
         return;
     }
     assert!(c_stride >= n && c.len() >= extent(m, n, c_stride), "the product outside its slice");
+    // The kernels prefer a result with contiguous columns: cᵀ = bᵀ·aᵀ has them.
+    let factor = |x: Matrix<'_>| (x.data.as_ptr(), x.col_stride as isize, x.row_stride as isize);
+    let ((rows, columns), (column_stride, row_stride), left, right) = match c_stride {
+        1 => ((m, n), (1, 1), factor(a), factor(b)),
+        _ => ((n, m), (c_stride as isize, 1), factor(b.t()), factor(a.t())),
+    };
+    let [(left, left_columns, left_rows), (right, right_columns, right_rows)] = [left, right];
     // SAFETY: every element of a `Matrix` is inside its slice, those of c by the assertion above,
     // and c is borrowed mutably.
     unsafe {
-        gemm::gemm(
-            m,
-            n,
+        gemm_f32::gemm::f32::get_gemm_fn()(
+            rows,
+            columns,
             k,
             c.as_mut_ptr(),
-            1,
-            c_stride as isize,
+            column_stride,
+            row_stride,
             accumulate,
-            a.data.as_ptr(),
-            a.col_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.col_stride as isize,
-            b.row_stride as isize,
+            left,
+            left_columns,
+            left_rows,
+            right,
+            right_columns,
+            right_rows,
             1.0,
             s,
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            gemm_common::Parallelism::None,
         );
     }
 }

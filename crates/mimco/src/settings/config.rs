@@ -21,9 +21,6 @@ const RUNTIME_ONLY_KEYS: [&str; 4] = ["data.workers", "data.max_broken", "train.
 /// All settings of one stage.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Config {
-    /// The method and its own tables.
-    #[serde(flatten)]
-    pub method: MethodSettings,
     /// Seed of every random number of the run.
     pub seed: u64,
     /// Precision of activations and matrix products.
@@ -38,6 +35,9 @@ pub struct Config {
     pub train: Train,
     /// The optimizer.
     pub optim: Optim,
+    /// The method and its own tables.
+    #[serde(flatten)]
+    pub method: MethodSettings,
     /// Settings that override or complete what a given teacher's file contains.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub given_teacher: Option<BackboneOverrides>,
