@@ -196,7 +196,7 @@ impl CheckReport {
     }
 }
 
-/// Returns the format that a name's extension stands for.
+/// Returns the format of a name's extension.
 fn format_by_extension(name: &str) -> Option<ImageFormat> {
     ImageFormat::from_extension(std::path::Path::new(name).extension()?)
 }

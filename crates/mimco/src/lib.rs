@@ -1,8 +1,10 @@
-//! Pre-training of vision transformers on unlabelled images in two stages: a contrastive teacher (MoCo v3), then MimCo, a student that sees
-//! a masked image and reconstructs the frozen teacher's features of the whole one.
+//! Pre-training of vision transformers on unlabelled images, in two stages. A contrastive teacher
+//! (MoCo v3) comes first. Then a student sees masked images and reconstructs the frozen teacher's
+//! features of the whole images (MimCo).
 //!
-//! The way of a batch: files -> decode -> augment ([`mimco_data`]) -> teacher and student ([`models`]) -> losses ([`methods`]) -> backward ->
-//! optimizer ([`mimco_engine`]) -> checkpoint ([`training`]). Figures of the features come from [`evaluation`].
+//! The path of a batch: files, decoding and augmentation ([`mimco_data`]); teacher and student
+//! ([`models`]); losses ([`methods`]); backward pass and optimizer ([`mimco_engine`]); checkpoint
+//! ([`training`]). [`evaluation`] computes metrics of the features.
 
 pub mod bench;
 pub mod demo;

@@ -143,7 +143,7 @@ mod tests {
 
     /// Values of Pillow 12 and torchvision 0.28's functional operations on one pixel.
     #[test]
-    fn colours_are_pils() {
+    fn colors_are_pils() {
         let apply = |pixel: [u8; 3], f: &dyn Fn(&mut Planes)| {
             let mut image = Planes::of(&Rgb { width: 1, height: 1, pixels: pixel.to_vec() });
             f(&mut image);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn luminance_is_the_fixed_point_one_for_every_colour() {
+    fn luminance_is_the_fixed_point_one_for_every_color() {
         for (r, g) in (0..=255).flat_map(|r| (0..=255).map(move |g| (r, g))) {
             for b in (0..=255).step_by(5) {
                 let fixed = (r as u32 * 19_595 + g as u32 * 38_470 + b as u32 * 7_471 + 0x8000) >> 16;
@@ -168,7 +168,7 @@ mod tests {
 
     /// Converts colors to 8-bit HSV and back, with branches and Pillow's mixture of f32 and f64.
     #[test]
-    fn hues_are_pillows_for_every_colour() {
+    fn hues_are_pillows_for_every_color() {
         let plain = |pixel: [u8; 3], turn: u8| {
             let [r, g, b] = pixel.map(f32::from);
             let (top, low) = (r.max(g).max(b), r.min(g).min(b));

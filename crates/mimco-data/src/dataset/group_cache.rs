@@ -23,7 +23,7 @@ struct Entry<T> {
 /// and network failures are not.
 type Slot<T> = Mutex<Option<Result<Arc<T>, String>>>;
 
-/// Locks a mutex. A panic leaves nothing inconsistent behind these locks, so poison is ignored.
+/// Locks a mutex. A panic leaves no inconsistent state, so poison is ignored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,5 +1,5 @@
 //! Batched loading in parallel with training. Worker threads decode and augment whole batches
-//! ahead, in order, behind a bounded queue.
+//! ahead, in order, into a bounded queue.
 
 pub(crate) mod order;
 mod pipeline;

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use mimco_engine::{Parameters, Tensor};
 
-    /// Two images of 2 x 2 patches behind a class token and a register; row r holds the number r.
+    /// Two images of 2 x 2 patches after a class token and a register; row r holds the number r.
     fn tokens(rows: &TokenRows) -> Tokens {
         let layout = Tokens::layout(2, 2, 2, rows);
         let values: Vec<f32> = match &layout.rows {

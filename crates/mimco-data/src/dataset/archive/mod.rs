@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Limit of the number of shards that one pattern stands for.
+/// Limit of the number of shards of one pattern.
 const MAX_SHARDS: usize = 1_000_000;
 
 /// Number of archives scanned in parallel.

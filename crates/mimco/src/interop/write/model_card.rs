@@ -20,8 +20,8 @@ pub fn text(file: &str, info: &Info) -> String {
         ("registers", model.registers.to_string()),
         ("LayerScale", if model.layer_scale == 0.0 { "no" } else { "yes" }.into()),
         ("norms' epsilon", format!("{:e}", model.norm_eps)),
-        ("mean, deviation of the channels", format!("{:?}, {:?}", model.mean, model.std)),
-        ("feature that was trained", info.pooling.name().to_string()),
+        ("channel mean, std", format!("{:?}, {:?}", model.mean, model.std)),
+        ("trained feature", info.pooling.name().to_string()),
     ];
     rows.extend(info.seed.map(|seed| ("seed", seed.to_string())));
     rows.extend(info.steps.map(|steps| ("updates", steps.to_string())));
@@ -29,19 +29,19 @@ pub fn text(file: &str, info: &Info) -> String {
     rows.extend(info.data.clone().map(|digest| ("digest of the images", digest)));
     let license = info.license.as_ref().map(|license| {
         format!(
-            "{license} is the licence of the code that {} comes from; look for the weights' own",
-            if info.teacher.is_some() { "the teacher" } else { "it" }
+            "{license} is the license of the code that trained {}; the weights may have another",
+            if info.teacher.is_some() { "the teacher" } else { "the model" }
         )
     });
-    rows.push(("licence", license.unwrap_or_else(|| "to be filled in: the weights' and the images' owner says".into())));
+    rows.push(("license", license.unwrap_or_else(|| "to be filled in by the owner of the weights and the images".into())));
     card.push_str("| | |\n|---|---|\n");
     for (property, value) in rows {
         let _ = writeln!(card, "| {property} | {value} |");
     }
     let _ = write!(
         card,
-        "\nIt takes square RGB images, values in 0..1, normalised with the mean and deviation above, and yields a class token, registers (where \
-         there are any) and patch tokens after a final layer norm.\n\n```sh\nmimco embed --backbone {file} --data IMAGES --out features.npy\n\
+        "\nThe input is square RGB images with values in 0..1, normalized with the mean and std above. The output is a class token, registers \
+         (if any) and patch tokens, after a final layer norm.\n\n```sh\nmimco embed --backbone {file} --data IMAGES --out features.npy\n\
          mimco convert {file} OUT --to timm   # or hf, onnx\n```\n"
     );
     if let Some(recipe) = &info.recipe {

@@ -141,8 +141,8 @@ fn constant_len(constant: &Constant<'_>) -> usize {
 /// Returns the model without its graph. It contains no time and no path.
 fn model(metadata: &BTreeMap<String, String>) -> ModelProto {
     let doc_string = format!(
-        "A vision transformer without a head. `{INPUT}`: RGB images, each channel brought to 0..1, less its mean, over its standard \
-         deviation (both in the metadata). `tokens`: class token, registers if any, and patches row by row, after the final norm; `class`: \
+        "A vision transformer without a head. `{INPUT}`: RGB images with values in 0..1, normalized with the mean and std of the metadata. \
+         `tokens`: class token, registers if any, and patches row by row, after the final norm; `class`: \
          the class token; `mean`: the mean of the patches."
     );
     ModelProto {
@@ -170,7 +170,7 @@ fn graph_around(config: &VitConfig, batch: Option<usize>, graph: &Graph<'_, '_>)
         node: graph.nodes.clone(),
         name: "vit".into(),
         initializer: vec![],
-        input: vec![value(INPUT, &[CHANNELS, config.image, config.image], "(values in 0..1 - mean) / deviation, channels R, G, B")],
+        input: vec![value(INPUT, &[CHANNELS, config.image, config.image], "(values in 0..1 - mean) / std, channels R, G, B")],
         output: vec![
             value(tokens, &[config.tokens(), config.width], "class token, registers, patches row by row; after the final norm"),
             value(class, &[config.width], "the class token"),
