@@ -61,7 +61,7 @@ impl Arrays for File {
         Tensor::from_slice(&array.shape[..], &array.data)
     }
 
-    /// Every parameter from the array of its name behind `prefix`.
+    /// Sets every parameter from the array named `prefix` and its name.
     fn set(&self, parameters: &mut Parameters, prefix: &str) {
         for entry in parameters.entries().to_vec() {
             let array = self.get(&format!("{prefix}{}", entry.name));
@@ -139,10 +139,10 @@ fn mimco(file: &File, change: impl FnOnce(&mut MimcoSettings)) -> (Mimco, BTreeM
     if queued {
         fill_queue(&mut method, file);
     }
-    let places: Arc<[bool]> = file_integers("mimco", "mask").into_iter().map(|hidden| hidden == 1).collect();
-    let owners: Vec<u32> = file_integers("mimco", "image_ids").into_iter().map(|id| id as u32).collect();
+    let masked: Arc<[bool]> = file_integers("mimco", "mask").into_iter().map(|masked| masked == 1).collect();
+    let sample_ids: Vec<u32> = file_integers("mimco", "image_ids").into_iter().map(|id| id as u32).collect();
     let mut gradients = method.parameters().gradients();
-    let figures = method.losses(&file.tensor("images"), &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients).to_host();
+    let figures = method.losses(&file.tensor("images"), &PatchMask::new(masked), &sample_ids, INFO, 1.0, &mut gradients).to_host();
     (method, figures, gradients)
 }
 
@@ -153,17 +153,17 @@ fn backbone(config: &VitConfig, fill: impl FnOnce(&mut Parameters)) -> Backbone 
     Backbone { vit, parameters }
 }
 
-/// Through the state that a checkpoint holds: the queue's features, owners and next place.
+/// Fills the queue through checkpoint state: features, sample ids and next position.
 fn fill_queue(method: &mut Mimco, file: &File) {
-    let owners: Vec<f32> = file_integers("mimco", "queue.ids").into_iter().map(|id| id as f32).collect();
+    let sample_ids: Vec<f32> = file_integers("mimco", "queue.ids").into_iter().map(|id| id as f32).collect();
     let features = file.get("queue.features").data.clone();
     method
         .restore(&mut |name, _| {
             Ok(match name {
                 "queue.features" => features.clone(),
-                "queue.owners_low" => owners.clone(),
-                "queue.owners_high" => vec![0.0; owners.len()],
-                _ => vec![0.0, owners.len() as f32],
+                "queue.owners_low" => sample_ids.clone(),
+                "queue.owners_high" => vec![0.0; sample_ids.len()],
+                _ => vec![0.0, sample_ids.len() as f32],
             })
         })
         .unwrap();
@@ -264,7 +264,7 @@ fn a_student_that_is_its_teacher_reaches_what_the_teachers_features_allow() {
     assert!((figures["train/loss_image"] - factor * image).abs() < 1e-5);
     assert!((figures["health/teacher_alignment"] - 1.0).abs() < 1e-5);
 
-    // Nothing hidden and nothing asked: no patch loss.
+    // Nothing masked and nothing predicted: no patch loss.
     let nothing = PatchMask::new(vec![false; BATCH * 16].into());
     for loss in [PatchLoss::ImageNegatives, PatchLoss::BatchNegatives, PatchLoss::L1] {
         let settings = MimcoSettings { patch_loss: loss, ..settings.clone() };
@@ -295,14 +295,17 @@ fn patches_meet_patches_for_any_prefix() {
         let mask = MaskGenerator::new(4, 1, 0.5);
         let temperature = settings.image_temperature as f64;
         let mut method = student_of(teacher.clone(), student, settings, Precision::F32);
-        let hidden: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
+        let masked: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
         let mut gradients = method.parameters().gradients();
-        let figures = method.losses(&images, &PatchMask::new(hidden.clone()), &[0, 1, 2], INFO, 1.0, &mut gradients).to_host();
+        let figures = method.losses(&images, &PatchMask::new(masked.clone()), &[0, 1, 2], INFO, 1.0, &mut gradients).to_host();
 
         let (vit, parameters) = method.backbone();
         let find = |name: &str| parameters.find(name).unwrap();
-        let masked = Some(Masked { token: find("mask_token"), masked: hidden.clone() });
-        let seen = vit.forward(&mut Tape::inference(parameters), &images, &ForwardOptions { masked, ..ForwardOptions::default() }).x.value;
+        let mask_token = Some(Masked { token: find("mask_token"), masked: masked.clone() });
+        let seen = vit
+            .forward(&mut Tape::inference(parameters), &images, &ForwardOptions { masked: mask_token, ..ForwardOptions::default() })
+            .x
+            .value;
         let whole = teacher.vit.forward(&mut Tape::inference(&teacher.parameters), &images, &ForwardOptions::default()).x.value;
         let token = |tokens: &Tensor, config: &VitConfig, image: usize, token: usize| -> Vec<f64> {
             let row = image * config.tokens() + token;
@@ -313,7 +316,7 @@ fn patches_meet_patches_for_any_prefix() {
             weight.chunks_exact(16).map(|w| w.iter().zip(x).map(|(&w, x)| w as f64 * x).sum()).collect()
         };
         let mut differences = Vec::new();
-        for place in (0..BATCH * 16).filter(|&place| hidden[place]) {
+        for place in (0..BATCH * 16).filter(|&place| masked[place]) {
             let [ours, target] = [(&seen, student), (&whole, theirs)]
                 .map(|(tokens, config)| token(tokens, config, place / 16, config.registers + 1 + place % 16));
             differences.extend(head("patch_head", &ours).iter().zip(&target).map(|(a, b)| (a - b).abs()));
@@ -341,7 +344,7 @@ fn losses_begin_at_the_logarithm_of_the_candidates() {
     let (width, depth, heads) = Arch::Nano.sizes();
     let shape = VitConfig { heads, position: Position::Sincos, ..VitConfig::plain(width, depth, 4 * width, 4, 32) };
     let images = Tensor::from_slice([BATCH, 3, 32, 32], &noise(BATCH * 3072, 7));
-    let owners: Vec<u32> = (0..BATCH as u32).collect();
+    let sample_ids: Vec<u32> = (0..BATCH as u32).collect();
     let near = |loss: f64, candidates: usize| {
         let expected = (candidates as f64).ln();
         assert!((loss / expected - 1.0).abs() < 0.05, "{loss} for log({candidates}) = {expected}");
@@ -352,9 +355,9 @@ fn losses_begin_at_the_logarithm_of_the_candidates() {
         teacher.vit.initialize(&mut teacher.parameters, Initialization::Xavier, 11);
         let settings = MimcoSettings { patch_loss, ..Default::default() };
         let mut method = student_of(teacher, &shape, settings, Precision::F32);
-        let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
+        let masked: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
         let mut gradients = method.parameters().gradients();
-        let figures = method.losses(&images, &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients).to_host();
+        let figures = method.losses(&images, &PatchMask::new(masked), &sample_ids, INFO, 1.0, &mut gradients).to_host();
         near(figures["train/loss_patch"] / 0.4, candidates);
         near(figures["train/loss_image"] / 0.4, BATCH);
     }
@@ -383,10 +386,10 @@ fn steps_in_bf16_are_near_single_precision() {
         teacher.vit.initialize(&mut teacher.parameters, Initialization::Xavier, 3);
         let mask = MaskGenerator::new(4, 1, 0.5);
         let mut method = student_of(teacher, &shape, MimcoSettings::default(), precision);
-        let places: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
-        let owners: Vec<u32> = (0..BATCH as u32).collect();
+        let masked: Arc<[bool]> = (0..BATCH as u64).flat_map(|i| mask.draw(1, 0, i)).collect();
+        let sample_ids: Vec<u32> = (0..BATCH as u32).collect();
         let mut gradients = method.parameters().gradients();
-        let figures = method.losses(&views[0], &PatchMask::new(places), &owners, INFO, 1.0, &mut gradients).to_host();
+        let figures = method.losses(&views[0], &PatchMask::new(masked), &sample_ids, INFO, 1.0, &mut gradients).to_host();
         (figures["train/loss"], gradients.flat_to_host().into_owned())
     });
     near("mimco", mimco);

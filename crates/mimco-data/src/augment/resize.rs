@@ -1,8 +1,9 @@
 //! Cropping and antialiased resizing as PIL does it, by the `fast_image_resize` crate.
 
 use crate::decode::{Crop, Rgb};
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 
 /// An interpolation filter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,11 +34,12 @@ fn resize(image: Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
         Filter::Bicubic => FilterType::CatmullRom,
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
-    let source = ImageRef::new(image.width, image.height, &image.pixels, PixelType::U8x3);
-    let target = Image::from_slice_u8(width, height, &mut pixels, PixelType::U8x3);
+    let source = TypedImageRef::<U8x3>::from_buffer(image.width, image.height, &image.pixels);
+    let target = TypedImage::<U8x3>::from_buffer(width, height, &mut pixels);
     if let (Ok(source), Ok(mut target)) = (source, target) {
-        // Fails only if sizes or pixel types disagree; they agree by construction.
-        let resized = Resizer::new().resize(&source, &mut target, &options);
+        // Fails only if sizes disagree; they agree by construction. `resize_typed` compiles for one
+        // pixel type, `resize` for all of them.
+        let resized = Resizer::new().resize_typed(&source, &mut target, &options);
         debug_assert!(resized.is_ok());
     }
     Rgb { width, height, pixels }

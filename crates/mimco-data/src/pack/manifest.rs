@@ -141,19 +141,19 @@ impl Manifest {
     /// Fails if a file cannot be written, for example on a full disk.
     pub fn finish(&mut self, out: &Path, classes: &[String]) -> Result<(), DataError> {
         let lines = |lines: Vec<String>| lines.concat().into_bytes();
-        put(out, SUMS, &lines(self.shards.iter().map(|s| format!("{}  {}\n", s.sha256, s.file)).collect()))?;
+        write_file(out, SUMS, &lines(self.shards.iter().map(|s| format!("{}  {}\n", s.sha256, s.file)).collect()))?;
         if !classes.is_empty() {
-            put(out, CLASS_NAMES, &json(&out.join(CLASS_NAMES), &classes)?)?;
+            write_file(out, CLASS_NAMES, &json(&out.join(CLASS_NAMES), &classes)?)?;
         }
         if !self.broken.is_empty() {
-            put(out, BROKEN, &lines(self.broken.iter().map(|b| format!("{}: {}\n", b.file, b.why)).collect()))?;
+            write_file(out, BROKEN, &lines(self.broken.iter().map(|b| format!("{}: {}\n", b.file, b.why)).collect()))?;
         }
         self.finished = true;
         self.save(out)
     }
 
     fn save(&self, out: &Path) -> Result<(), DataError> {
-        put(out, MANIFEST, &json(&out.join(MANIFEST), self)?)
+        write_file(out, MANIFEST, &json(&out.join(MANIFEST), self)?)
     }
 
     /// Returns the report of a call.
@@ -170,7 +170,7 @@ impl Manifest {
     }
 }
 
-fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> {
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), DataError> {
     let path = folder.join(name);
     atomic_file::write(&path, bytes).map_err(|e| write_error(&path, &e))
 }

@@ -109,12 +109,12 @@ fn write(
         let Ok(made) = lane.recv() else { return Ok(false) };
         match made {
             Ok(sample) => {
-                let open = match &mut shard {
-                    Some(open) => open,
+                let current = match &mut shard {
+                    Some(current) => current,
                     None => shard.insert(Shard::create(out, manifest.shards.len())?),
                 };
-                open.add(&sample)?;
-                if open.bytes() >= options.shard_bytes {
+                current.add(&sample)?;
+                if current.bytes() >= options.shard_bytes {
                     manifest.close(out, shard.take(), index + 1, &mut broken)?;
                 }
             }

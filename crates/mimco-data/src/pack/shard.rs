@@ -85,7 +85,7 @@ impl Shard {
     /// Fails if the file cannot be written, for example on a full disk.
     pub fn add(&mut self, sample: &Sample) -> Result<(), DataError> {
         let mut members = Vec::new();
-        let mut put = |extension: &str, bytes: &[u8]| -> io::Result<()> {
+        let mut append_member = |extension: &str, bytes: &[u8]| -> io::Result<()> {
             // User and time are left out, so that the shard's bytes are reproducible.
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
@@ -100,8 +100,8 @@ impl Shard {
             Ok(())
         };
         let mut put_all = || {
-            put(sample.extension, &sample.bytes)?;
-            sample.label.map_or(Ok(()), |label| put("cls", label.to_string().as_bytes()))
+            append_member(sample.extension, &sample.bytes)?;
+            sample.label.map_or(Ok(()), |label| append_member("cls", label.to_string().as_bytes()))
         };
         put_all().map_err(|e| write_error(&partial_path(&self.path), &e))?;
         self.index = self.index.take().filter(|_| !sample.key.contains(char::is_whitespace)).map(|index| index + &members.join(" ") + "\n");

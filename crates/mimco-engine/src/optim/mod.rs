@@ -36,6 +36,11 @@ impl Optimizer {
         Optimizer { rule, weight_decay, moments, steps: 0 }
     }
 
+    /// Returns the names of the moments.
+    pub fn moment_names(&self) -> impl Iterator<Item = &'static str> {
+        self.moments.iter().map(|(name, _)| *name)
+    }
+
     /// Copies the moments to the host, each with its name, for a checkpoint; on the CPU borrows
     /// them. [`Entry::range`](crate::Entry::range) indexes them.
     pub fn moments_to_host(&self) -> impl Iterator<Item = (&'static str, Cow<'_, [f32]>)> {

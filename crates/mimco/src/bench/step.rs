@@ -58,7 +58,7 @@ impl Step {
 pub struct StepBenchmark {
     /// Model, with patches of 16 px at 224 px.
     pub arch: Arch,
-    /// Step.
+    /// Step to time.
     pub step: Step,
     /// f32 or bf16.
     pub precision: Precision,
@@ -192,9 +192,9 @@ impl Work {
                 optimizer.step(parameters, gradients, RATE, 0.0, &norm, &finite);
             }
             Kind::Method { method, batch, optimizer } => {
-                let figures = method.step(batch, info, 1.0, gradients);
+                let metrics = method.step(batch, info, 1.0, gradients);
                 let norm = gradients.norm();
-                let finite = finite_flag(&norm, &figures.losses().iter().collect::<Vec<_>>());
+                let finite = finite_flag(&norm, &metrics.losses().collect::<Vec<_>>());
                 optimizer.step(method.parameters_mut(), gradients, RATE, 0.0, &norm, &finite);
                 method.after_update(info, &finite);
             }

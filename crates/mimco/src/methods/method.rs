@@ -1,13 +1,13 @@
 //! What the training loop needs of a method.
 
-use super::figures::Figures;
+use super::step_metrics::StepMetrics;
 use crate::Error;
 use crate::models::backbone::Backbone;
 use crate::models::vit::{Vit, VitConfig};
 use mimco_data::loader::Batch;
 use mimco_engine::{Gradients, Parameters, Tensor};
 
-/// What a method is built from, apart from its own settings.
+/// Inputs to build a method, besides its settings.
 pub struct BuildContext {
     /// Sizes of the backbone to train.
     pub model: VitConfig,
@@ -17,7 +17,7 @@ pub struct BuildContext {
     pub precision: mimco_engine::Precision,
     /// Drop path rate of the last block.
     pub drop_path: f32,
-    /// Whether each block keeps its input alone and runs again in the backward pass.
+    /// Whether each block keeps only its input and runs again in the backward pass.
     pub recompute: bool,
     /// The frozen teacher.
     pub teacher: Option<Backbone>,
@@ -25,7 +25,7 @@ pub struct BuildContext {
     pub images: usize,
 }
 
-/// The step a training is at.
+/// Position in the run: update, epoch and random key.
 #[derive(Clone, Copy, Debug)]
 pub struct StepInfo {
     /// Updates done.
@@ -63,7 +63,7 @@ pub trait Method {
     fn parameters_mut(&mut self) -> &mut Parameters;
 
     /// Computes the losses of a batch and adds `loss_scale` times their gradient to `gradients`.
-    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures;
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> StepMetrics;
 
     /// Follows an update of the parameters: momentum encoder, queue, running statistics. `info.step`
     /// counts the update. Where `finite` `[1]` is 0, the step changes nothing.
@@ -90,9 +90,10 @@ pub trait Method {
 
 /// Copies every parameter of `from` to the parameter of `to` whose name is `prefix` and the same name.
 pub(super) fn copy_named(from: &Parameters, to: &mut Parameters, prefix: &str) {
+    let values = from.flat_to_host();
     for entry in from.entries() {
-        if let (Some(source), Some(target)) = (from.find(&entry.name), to.find(&format!("{prefix}{}", entry.name))) {
-            to.update_on_host(target, |values| values.copy_from_slice(&from.to_host(source)));
+        if let Some(target) = to.find(&format!("{prefix}{}", entry.name)) {
+            to.update_on_host(target, |target| target.copy_from_slice(&values[entry.range.clone()]));
         }
     }
 }

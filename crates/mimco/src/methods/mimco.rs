@@ -1,10 +1,9 @@
-//! MimCo (Zhou et al. 2022): a student sees the masked image and reconstructs a frozen contrastive
-//! teacher's features of the whole image, patch by patch and as an image, by contrastive losses.
+//! MimCo (Zhou et al. 2022). A student sees the masked image. Its contrastive losses ask for a frozen
+//! contrastive teacher's features of the whole image, patch by patch and as an image.
 //!
 //! The paper's abstract gives the two stages, the pre-trained contrastive teacher and the two
 //! losses. What it leaves open is a setting ([`MimcoSettings`]).
 
-use super::figures::Figures;
 use super::mask::{MaskGenerator, PatchMask};
 use super::method::{BuildContext, Method, ReadState, StateArray, StepInfo, copy_named};
 use super::queue_state;
@@ -12,6 +11,7 @@ use super::sampling::choose;
 use super::settings::mimco::{
     HeadKind, ImageLoss, MimcoSettings, MimcoSpec, PatchCandidates, PatchLoss, Pooling, StudentInit, TeacherNorm,
 };
+use super::step_metrics::StepMetrics;
 use crate::Error;
 use crate::models::backbone::Backbone;
 use crate::models::heads::LightHead;
@@ -105,18 +105,18 @@ impl Mimco {
         info: StepInfo,
         loss_scale: f32,
         gradients: &mut Gradients,
-    ) -> Figures {
+    ) -> StepMetrics {
         let targets = self.do_teacher(images);
         let mut tape = Tape::recording(&self.parameters);
         let tokens = self.do_student(&mut tape, images, mask, info);
 
-        let (mut figures, mut losses, mut image_target) = (Figures::default(), Vec::new(), None);
+        let (mut metrics, mut losses, mut image_target) = (StepMetrics::default(), Vec::new(), None);
         if self.settings.patch_loss != PatchLoss::Off {
             let (loss, wins) = self.patch_loss(&mut tape, &tokens, &targets, mask, info);
             let factor = if self.settings.patch_loss == PatchLoss::L1 { 1.0 } else { self.factor(self.settings.patch_temperature) };
-            figures.add("train/loss_patch", loss.value.scale(factor), 1.0);
+            metrics.add("train/loss_patch", loss.value.scale(factor), 1.0);
             if let Some(wins) = wins {
-                figures.add("train/acc_patch", wins, 100.0);
+                metrics.add("train/acc_patch", wins, 100.0);
             }
             losses.push((loss, factor * self.settings.patch_weight));
         }
@@ -128,18 +128,18 @@ impl Mimco {
             let factor = self.factor(self.settings.image_temperature);
             // Without negatives, as with an empty queue, neither figure has a meaning.
             if self.settings.image_loss != ImageLoss::Queue || !self.queue.is_empty() {
-                figures.add("train/loss_image", loss.value.scale(factor), 1.0);
-                figures.add("train/acc_image", wins, 100.0);
+                metrics.add("train/loss_image", loss.value.scale(factor), 1.0);
+                metrics.add("train/acc_image", wins, 100.0);
             }
-            figures.add_scalar("health/teacher_alignment", prediction.value.mean_cosine(&target));
+            metrics.add_scalar("health/teacher_alignment", prediction.value.mean_cosine(&target));
             losses.push((loss, factor * self.settings.image_weight));
             image_target = Some(target);
         }
         let loss = tape.weighted_sum(&losses);
-        figures.add_loss(loss.value.clone());
+        metrics.add_loss(loss.value.clone());
         tape.backward(&loss, Tensor::scalar(loss_scale), gradients, None);
         self.pending.extend(image_target.map(|target| (target, sample_ids.to_vec())));
-        figures
+        metrics
     }
 
     /// Computes the frozen teacher's tokens of the whole images; no gradient.
@@ -232,7 +232,7 @@ impl Mimco {
         }
     }
 
-    /// Returns MoCo v3's loss factor 2τ, which keeps gradients alike across temperatures.
+    /// Returns MoCo v3's loss factor 2τ, which keeps the gradient's scale the same for all temperatures.
     fn factor(&self, temperature: f32) -> f32 {
         if self.settings.scale_by_temperature { 2.0 * temperature } else { 1.0 }
     }
@@ -252,7 +252,7 @@ impl Method for Mimco {
         &mut self.parameters
     }
 
-    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures {
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> StepMetrics {
         let size = self.student.config.image;
         let images = Tensor::from_slice([batch.indices.len(), 3, size, size], &batch.views[0]);
         let mask = self.mask.batch(info.seed, info.epoch, &batch.indices);

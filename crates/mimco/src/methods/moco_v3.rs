@@ -1,9 +1,9 @@
 //! MoCo v3 (Chen, Xie and He 2021): two views of an image identify each other among the batch, one of
 //! them through a momentum encoder.
 
-use super::figures::Figures;
 use super::method::{BuildContext, Method, ReadState, StateArray, StepInfo, copy_named};
 use super::settings::moco_v3::{MocoV3Settings, MocoV3Spec};
+use super::step_metrics::StepMetrics;
 use crate::Error;
 use crate::models::heads::BatchNormMlp;
 use crate::models::tokens::TokenRows;
@@ -90,11 +90,11 @@ impl MocoV3 {
     /// `loss_scale` times its gradient to `gradients`:
     ///
     /// loss = ctr(q₁, k₂) + ctr(q₂, k₁), ctr = 2τ · InfoNCE over the batch
-    pub fn losses(&mut self, views: [&Tensor; 2], info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures {
+    pub fn losses(&mut self, views: [&Tensor; 2], info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> StepMetrics {
         let keys = views.map(|view| self.do_teacher(view));
         let (temperature, factor) = (self.settings.temperature, 2.0 * self.settings.temperature);
         let mut statistics = self.statistics.clone();
-        let mut figures = Figures::default();
+        let mut metrics = StepMetrics::default();
         for (i, view) in views.into_iter().enumerate() {
             // One tape for each view: the two losses share no activation, so memory holds one view's at a time.
             let mut tape = Tape::recording(&self.parameters);
@@ -105,12 +105,12 @@ impl MocoV3 {
             let (ctr, wins) = tape.info_nce(&q, &ContrastiveTargets { keys, positive, sample_ids: None, temperature });
             let loss = ctr.value.scale(factor);
             tape.backward(&ctr, Tensor::scalar(loss_scale * factor), gradients, None);
-            figures.add("train/loss_image", loss.clone(), 1.0);
-            figures.add("train/acc_image", wins, 50.0); // the mean over two views, in percent
-            figures.add_loss(loss);
+            metrics.add("train/loss_image", loss.clone(), 1.0);
+            metrics.add("train/acc_image", wins, 50.0); // the mean over two views, in percent
+            metrics.add_loss(loss);
         }
         self.statistics = statistics;
-        figures
+        metrics
     }
 
     /// Computes the keys of a view by momentum encoder and momentum projector, [batch, out]: no
@@ -145,7 +145,7 @@ impl Method for MocoV3 {
         &mut self.parameters
     }
 
-    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> Figures {
+    fn step(&mut self, batch: &Batch, info: StepInfo, loss_scale: f32, gradients: &mut Gradients) -> StepMetrics {
         let size = self.encoder.config.image;
         let shape = [batch.indices.len(), 3, size, size];
         let views = [0, 1].map(|i| Tensor::from_slice(shape, &batch.views[i]));

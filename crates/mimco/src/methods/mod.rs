@@ -1,6 +1,5 @@
 //! The methods, one file each: `do_teacher`, `do_student` and `losses` read like the papers.
 
-mod figures;
 pub mod mask;
 mod method;
 pub mod mimco;
@@ -9,7 +8,8 @@ mod queue_state;
 mod sampling;
 pub mod settings;
 mod spec;
+mod step_metrics;
 
-pub use figures::Figures;
 pub use method::{BuildContext, Method, ReadState, StateArray, StepInfo};
 pub use spec::{MethodSpec, RecipeDefaults};
+pub use step_metrics::StepMetrics;

@@ -1,4 +1,4 @@
-//! What the program asks of a method's settings before it trains.
+//! Properties of a method that the program needs before training.
 
 use crate::Error;
 use crate::models::backbone::FeatureKind;

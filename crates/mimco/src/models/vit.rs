@@ -54,7 +54,7 @@ pub struct ForwardOptions {
     pub blocks: Option<usize>,
     /// Tokens to compute after the last block's attention.
     pub rows: TokenRows,
-    /// Whether each block keeps its input alone and runs again in the backward pass.
+    /// Whether each block keeps only its input and runs again in the backward pass.
     pub recompute: bool,
 }
 

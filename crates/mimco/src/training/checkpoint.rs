@@ -47,16 +47,16 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Adds the figures of an update to the sums since the last line of metrics.
-    pub(super) fn add_figures(&mut self, figures: &BTreeMap<&'static str, f64>) {
-        for (name, value) in figures {
+    /// Adds the metrics of an update to the sums since the last line of metrics.
+    pub(super) fn add_metrics(&mut self, metrics: &BTreeMap<&'static str, f64>) {
+        for (name, value) in metrics {
             let (sum, count) = self.pending.entry(name.to_string()).or_default();
             *sum += value;
             *count += 1;
         }
     }
 
-    /// Returns the means of the figures since the last call.
+    /// Returns the means of the metrics since the last call.
     pub(super) fn take_means(&mut self) -> BTreeMap<String, f64> {
         let pending = std::mem::take(&mut self.pending);
         pending.into_iter().map(|(name, (sum, count))| (name, sum / count.max(1) as f64)).collect()
@@ -127,7 +127,7 @@ pub fn restore(path: &Path, method: &mut dyn Method, optimizer: &mut Optimizer) 
         Ok(tensor)
     };
     let entries = method.parameters().entries().to_vec();
-    let moments: Vec<&str> = optimizer.moments_to_host().map(|(name, _)| name).collect();
+    let moments: Vec<&str> = optimizer.moment_names().collect();
     for entry in &entries {
         let data = take(&format!("parameter.{}", entry.name), entry.range.len())?;
         method.parameters_mut().update_flat_on_host(|flat| flat[entry.range.clone()].copy_from_slice(&data));

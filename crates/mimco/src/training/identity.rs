@@ -1,4 +1,4 @@
-//! What tells one run from another: digests of settings, images, teacher and initial weights.
+//! Identity of a run: digests of settings, images, teacher and initial weights.
 
 use super::images::Images;
 use crate::models::backbone::Backbone;

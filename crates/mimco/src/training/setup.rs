@@ -1,4 +1,4 @@
-//! What a stage takes from its settings and the number of its images.
+//! Values that follow from a stage's settings and number of images.
 
 use super::images::Images;
 use crate::methods::Method;
@@ -6,8 +6,8 @@ use crate::settings::{Config, OptimizerName};
 use mimco_data::loader::{Loader, LoaderOptions};
 use mimco_engine::optim::Rule;
 
-/// Returns the settings for a set of this size, and a message where they had to change: a set smaller
-/// than one update trains with a smaller batch.
+/// Returns the settings for a set of this size. A set smaller than one update gets a smaller batch,
+/// and a message reports it.
 pub(super) fn fit_batch(config: &Config, images: usize) -> (Config, Option<String>) {
     let mut config = config.clone();
     let per_update = config.images_per_update();
@@ -48,7 +48,7 @@ pub(super) fn steps_per_epoch(config: &Config, loader: &Loader) -> u64 {
     (loader.batches_per_epoch() / config.train.accumulate.max(1)).max(1) as u64
 }
 
-/// Describes what trains on what, with the scaled learning rate.
+/// Describes the model, the images and the scaled learning rate.
 pub(super) fn opening_line(config: &Config, method: &dyn Method, loader: &Loader, images: &Images) -> String {
     format!(
         "{}: {} with {:.1} M parameters to train, {} images{}, {} epochs of {} steps, batch {}{}; learning rate {} for a batch of {}, scaled to {:.3e}",

@@ -7,7 +7,7 @@ use super::environment::environment;
 use super::identity::identity;
 use super::images::Images;
 use super::info::backbone_info;
-use super::metrics::{MetricsWriter, last_figure};
+use super::metrics::{MetricsWriter, last_value};
 use super::monitor::Monitor;
 use super::run_folder::RunFolder;
 use super::setup::{loader_options, opening_line, rule, steps_per_epoch};
@@ -15,7 +15,7 @@ use super::summary::Summary;
 use super::throughput::Throughput;
 use crate::interop::backbone::{self, Loaded};
 use crate::interop::info::Info;
-use crate::methods::{Figures, Method, StepInfo};
+use crate::methods::{Method, StepInfo, StepMetrics};
 use crate::models::backbone::Backbone;
 use crate::schedule::learning_rate;
 use crate::settings::Config;
@@ -72,17 +72,23 @@ pub(super) fn train(stage: Stage<'_>) -> Result<StageOutcome, Error> {
         let mut batches = training.loader.epoch(training.progress.epoch, training.progress.batch as usize);
         while training.progress.batch < training.batches_per_epoch() {
             gradients.clear();
-            let mut figures = Vec::new();
+            let mut metrics = Vec::new();
             for part in 0..training.accumulate() {
                 let batch = training.next_batch(&mut batches)?;
                 let (info, loss_scale) = (training.step_info(part), training.loss_scale());
-                figures.push(training.method.step(&batch, info, loss_scale, &mut gradients));
+                metrics.push(training.method.step(&batch, info, loss_scale, &mut gradients));
                 training.progress.batch += 1;
                 training.loader.recycle(batch);
             }
-            training.update(&gradients, figures)?;
-            if training.is_interrupted() && !training.at_end_of_epoch() {
-                return training.interrupt();
+            training.update(&gradients, metrics)?;
+            if !training.at_end_of_epoch() {
+                let interrupted = training.is_interrupted(); // read once: a signal may come at any time
+                if interrupted || training.checkpoint_is_due() {
+                    training.checkpoint(&training.stage.folder.last())?;
+                }
+                if interrupted {
+                    return training.interrupt();
+                }
             }
         }
         drop(batches);
@@ -112,11 +118,11 @@ struct Training<'a> {
     peak_flops: f64,
 }
 
-/// A step whose figures are still on the device.
+/// A step whose metrics are still on the device.
 struct UnreadStep {
     step: u64,
-    /// Figures of each accumulated batch.
-    figures: Vec<Figures>,
+    /// Metrics of each accumulated batch.
+    metrics: Vec<StepMetrics>,
     /// Norm of the gradient, `[1]`.
     norm: Tensor,
     /// 1 if loss and gradient are finite, else 0; `[1]`.
@@ -142,7 +148,7 @@ impl<'a> Training<'a> {
             && progress.identity == identity
             && folder.backbone().exists()
         {
-            let seconds = last_figure(&folder.path, "perf/seconds").unwrap_or(0.0);
+            let seconds = last_value(&folder.path, "perf/seconds").unwrap_or(0.0);
             return Ok(Opened::Finished(Summary::new(config, folder, progress, seconds)));
         }
         let console = Console::open(folder)?;
@@ -178,7 +184,7 @@ impl<'a> Training<'a> {
         let peak_flops = peak_flops(config.precision.engine()); // measured before the clock starts
         let training = Training {
             monitor: Monitor::new(config, &images.train, images.val.as_ref()),
-            throughput: Throughput::start(last_figure(&folder.path, "perf/seconds").unwrap_or(0.0)),
+            throughput: Throughput::start(last_value(&folder.path, "perf/seconds").unwrap_or(0.0)),
             stage,
             method,
             optimizer,
@@ -212,7 +218,7 @@ impl<'a> Training<'a> {
         1.0 / self.config().train.accumulate as f32
     }
 
-    /// Returns the number of batches of an epoch: whole updates alone.
+    /// Returns the number of batches of an epoch: whole updates only.
     fn batches_per_epoch(&self) -> u64 {
         steps_per_epoch(self.config(), &self.loader) * self.accumulate()
     }
@@ -223,6 +229,10 @@ impl<'a> Training<'a> {
 
     fn at_end_of_epoch(&self) -> bool {
         self.progress.batch == self.batches_per_epoch()
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        self.progress.step.is_multiple_of(self.config().train.checkpoint_steps)
     }
 
     fn is_interrupted(&self) -> bool {
@@ -247,33 +257,27 @@ impl<'a> Training<'a> {
     }
 
     /// Updates the parameters, unless loss or gradient are not finite: then the engine discards the step.
-    /// Writes metrics and a checkpoint where they are due; only then does the host read the figures.
-    fn update(&mut self, gradients: &Gradients, figures: Vec<Figures>) -> Result<(), Error> {
+    /// Writes metrics if they are due; only then does the host read them.
+    fn update(&mut self, gradients: &Gradients, metrics: Vec<StepMetrics>) -> Result<(), Error> {
         let config = self.config();
         let info = self.step_info(0);
         let warmup = config.warmup_steps(info.total);
         let rate = learning_rate(info.step, info.total, warmup, config.learning_rate(), config.min_learning_rate());
         let norm = gradients.norm();
-        let losses: Vec<&Tensor> = figures.iter().flat_map(Figures::losses).collect();
+        let losses: Vec<&Tensor> = metrics.iter().flat_map(StepMetrics::losses).collect();
         let finite = finite_flag(&norm, &losses);
         self.optimizer.step(self.method.parameters_mut(), gradients, rate as f32, config.optim.clip, &norm, &finite);
         self.method.after_update(StepInfo { step: info.step + 1, ..info }, &finite);
         self.progress.step += 1;
-        self.unread.push(UnreadStep { step: self.progress.step, figures, norm, finite, rate });
-
-        let log = self.progress.step.is_multiple_of(config.train.log_steps) || self.progress.step == info.total;
-        let save = self.is_interrupted() || self.progress.step.is_multiple_of(config.train.checkpoint_steps);
-        if log {
+        self.unread.push(UnreadStep { step: self.progress.step, metrics, norm, finite, rate });
+        if self.progress.step.is_multiple_of(config.train.log_steps) || self.progress.step == info.total {
             self.write_metrics()?;
         }
         self.console.move_bar(self.progress.step);
-        if save && !self.at_end_of_epoch() {
-            self.checkpoint(&self.stage.folder.last())?;
-        }
         Ok(())
     }
 
-    /// Reads the figures of the steps since the last call, and counts those that were skipped.
+    /// Reads the metrics of the steps since the last call, and counts those that were skipped.
     fn read_steps(&mut self) -> Result<(), Error> {
         let loss_scale = self.loss_scale() as f64;
         for unread in std::mem::take(&mut self.unread) {
@@ -281,12 +285,12 @@ impl<'a> Training<'a> {
                 self.count_skipped_step(unread.step)?;
             } else {
                 self.progress.skipped_in_a_row = 0;
-                let mut figures = BTreeMap::from([("optim/grad_norm", f64::from(unread.norm.to_host()[0]))]);
-                for (name, value) in unread.figures.iter().flat_map(Figures::to_host) {
-                    *figures.entry(name).or_default() += value * loss_scale;
+                let mut metrics = BTreeMap::from([("optim/grad_norm", f64::from(unread.norm.to_host()[0]))]);
+                for (name, value) in unread.metrics.iter().flat_map(StepMetrics::to_host) {
+                    *metrics.entry(name).or_default() += value * loss_scale;
                 }
-                self.progress.add_figures(&figures);
-                self.console.show_loss(figures.get("train/loss"));
+                self.progress.add_metrics(&metrics);
+                self.console.show_loss(metrics.get("train/loss"));
             }
             self.progress.pending.insert("optim/lr".into(), (unread.rate, 1));
         }
@@ -304,7 +308,7 @@ impl<'a> Training<'a> {
         }
         Err(Error::Training(format!(
             "{} steps in a row had a loss or gradient that is not finite; the last good checkpoint is intact in {}; lower optim.lr or set \
-             optim.clip, and start anew in another --out, with --init and that checkpoint, or with --overwrite",
+             optim.clip, and start again in another --out, with --init and that checkpoint, or with --overwrite",
             self.progress.skipped_in_a_row,
             self.stage.folder.checkpoints().display()
         )))
@@ -327,7 +331,7 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
-    /// Evaluates the features where that is due, and writes a checkpoint.
+    /// Evaluates the features in epochs that require it, and writes a checkpoint.
     fn end_epoch(&mut self) -> Result<(), Error> {
         self.progress.epoch += 1;
         self.progress.batch = 0;
@@ -381,7 +385,7 @@ impl<'a> Training<'a> {
         if self.progress.skipped_in_a_row > 0 || !self.is_finite() {
             return Err(Error::Training(format!(
                 "the training ended with values that are not finite, so nothing is exported; the last good checkpoint is in {}; lower \
-                 optim.lr or set optim.clip, and start anew in another --out",
+                 optim.lr or set optim.clip, and start again in another --out",
                 folder.checkpoints().display()
             )));
         }

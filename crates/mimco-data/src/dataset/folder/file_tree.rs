@@ -125,8 +125,8 @@ impl FileTree {
     fn lay_out(&mut self, top: usize, order: &mut std::iter::Peekable<std::vec::IntoIter<usize>>) {
         // Unfinished folders with the number of files already laid out; a stack, as paths may be
         // deep.
-        let mut open = vec![(top, 0)];
-        while let Some((folder, done)) = open.pop() {
+        let mut unfinished = vec![(top, 0)];
+        while let Some((folder, done)) = unfinished.pop() {
             let path = &self.folders[folder].path;
             let images = &self.folders[folder].listing.images;
             let below = order.peek().copied().filter(|&next| is_below(&self.folders[next].path, path));
@@ -144,8 +144,8 @@ impl FileTree {
             }
             if let Some(next) = below {
                 order.next();
-                open.push((folder, until));
-                open.push((next, 0));
+                unfinished.push((folder, until));
+                unfinished.push((next, 0));
             }
         }
     }

@@ -232,14 +232,14 @@ fn columns<'a>(schema: &[Element<'a>]) -> Option<Vec<Column<'a>>> {
     let (root, nodes) = schema.split_first()?;
     // Nodes with children still to come: their number, the node's name, level, and whether it
     // repeats.
-    let mut open = vec![(root.children, root.name, 0, false)];
+    let mut ancestors = vec![(root.children, root.name, 0, false)];
     let mut columns = Vec::new();
     for node in nodes {
-        while open.last()?.0 <= 0 {
-            open.pop();
+        while ancestors.last()?.0 <= 0 {
+            ancestors.pop();
         }
-        let depth = open.len();
-        let (left, parent, level, several) = open.last_mut()?;
+        let depth = ancestors.len();
+        let (left, parent, level, several) = ancestors.last_mut()?;
         *left -= 1;
         let parent = (depth > 1).then_some(*parent);
         let level = *level + (node.repetition != 0) as i16;
@@ -248,7 +248,7 @@ fn columns<'a>(schema: &[Element<'a>]) -> Option<Vec<Column<'a>>> {
             if depth == MAX_DEPTH {
                 return None;
             }
-            open.push((node.children, node.name, level, several));
+            ancestors.push((node.children, node.name, level, several));
             continue;
         }
         let kind = match node.kind? {
@@ -259,7 +259,7 @@ fn columns<'a>(schema: &[Element<'a>]) -> Option<Vec<Column<'a>>> {
         };
         columns.push(Column { parent, name: node.name, kind: kind.filter(|_| !several), level, text: node.text, depth });
     }
-    open.iter().all(|(left, ..)| *left <= 0).then_some(columns)
+    ancestors.iter().all(|(left, ..)| *left <= 0).then_some(columns)
 }
 
 /// Returns the index of the column with the images.

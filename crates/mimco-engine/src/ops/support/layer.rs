@@ -5,7 +5,7 @@ use crate::parameters::{ParameterId, Parameters};
 /// Function applied to the outputs of an affine map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Activation {
-    /// Identity.
+    /// No activation.
     None,
     /// Exact GELU (by erf).
     Gelu,

@@ -111,7 +111,7 @@ impl MetricsWriter {
 }
 
 /// Returns the last value of a metric in the `metrics.jsonl` of a run folder.
-pub fn last_figure(folder: &Path, name: &str) -> Option<f64> {
+pub fn last_value(folder: &Path, name: &str) -> Option<f64> {
     let lines = BufReader::new(File::open(folder.join(LINES)).ok()?).lines().map_while(Result::ok);
     lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok()?.get(name)?.as_f64()).last()
 }
@@ -231,7 +231,7 @@ mod tests {
         );
         assert_eq!(text, expected);
         assert_eq!(writer.position().lines, 2);
-        assert_eq!((last_figure(folder.path(), "train/loss"), last_figure(folder.path(), "eval/knn_top1")), (Some(0.5), None));
+        assert_eq!((last_value(folder.path(), "train/loss"), last_value(folder.path(), "eval/knn_top1")), (Some(0.5), None));
     }
 
     #[test]

@@ -1,13 +1,15 @@
-//! Figures of a step: named values that stay on the device until the host reads them.
+//! Metrics of a step: named values that remain on the device until the host reads them.
 
 use mimco_engine::{Scalar, Tensor};
 use std::collections::BTreeMap;
 
-/// Figures of a step by metric name. Values of the same name add up.
+/// Metric of the total loss.
+const LOSS: &str = "train/loss";
+
+/// Metrics of a step by name. Values of the same name add up.
 #[derive(Default)]
-pub struct Figures {
+pub struct StepMetrics {
     entries: Vec<(&'static str, Value, f64)>,
-    losses: Vec<Tensor>,
 }
 
 enum Value {
@@ -15,11 +17,10 @@ enum Value {
     F64(Scalar),
 }
 
-impl Figures {
-    /// Adds a term of the total loss, a tensor of one element. Its finiteness decides about the update.
+impl StepMetrics {
+    /// Adds a term of the total loss, a tensor of one element. The update needs it to be finite.
     pub fn add_loss(&mut self, loss: Tensor) {
-        self.add("train/loss", loss.clone(), 1.0);
-        self.losses.push(loss);
+        self.add(LOSS, loss, 1.0);
     }
 
     /// Adds `factor` times a tensor of one element.
@@ -33,20 +34,23 @@ impl Figures {
     }
 
     /// Returns the terms of the total loss.
-    pub fn losses(&self) -> &[Tensor] {
-        &self.losses
+    pub fn losses(&self) -> impl Iterator<Item = &Tensor> {
+        self.entries.iter().filter_map(|(name, value, _)| match value {
+            Value::F32(loss) if *name == LOSS => Some(loss),
+            _ => None,
+        })
     }
 
-    /// Copies the figures to the host.
+    /// Copies the metrics to the host.
     pub fn to_host(&self) -> BTreeMap<&'static str, f64> {
-        let mut figures = BTreeMap::new();
+        let mut metrics = BTreeMap::new();
         for (name, value, factor) in &self.entries {
             let value = match value {
                 Value::F32(tensor) => f64::from(tensor.to_host()[0]),
                 Value::F64(scalar) => scalar.to_host(),
             };
-            *figures.entry(*name).or_default() += factor * value;
+            *metrics.entry(*name).or_default() += factor * value;
         }
-        figures
+        metrics
     }
 }
